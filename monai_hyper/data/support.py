@@ -1,0 +1,103 @@
+"""The support set: what a task looks like, by example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from monai_hyper.types import MAX_CLASSES, MAX_SHOTS, InputError
+
+
+@dataclass(frozen=True)
+class SupportSet:
+    """K annotated volumes of one task, on one grid.
+
+    Volumes whose field of view is smaller than the grid lie in its low corner; ``extents`` tells how
+    many voxels of each axis they really cover, and what lies beyond is never read.
+
+    Args:
+        images: harmonised intensities, ``(K, 1, D, H, W)``.
+        labels: 0 is background, ``i + 1`` is ``classes[i]``, ``(K, 1, D, H, W)``.
+        classes: name of every foreground class, 1 to 8 of them.
+        annotated: which class is annotated in which volume, ``(K, N - 1)``, bool; default: all.
+            A class that is not annotated in a volume enters nothing that is computed from that volume.
+        extents: voxels covered by each volume, ``(K, 3)``; default: the whole grid.
+
+    Raises:
+        InputError: for shapes that disagree, no shot or too many, and labels without a class.
+
+    Example:
+        >>> images, labels = torch.rand(2, 1, 8, 8, 8), torch.ones(2, 1, 8, 8, 8).long()
+        >>> SupportSet(images, labels, ("liver",)).shots
+        2
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...] = ("foreground",)
+    annotated: Tensor | None = None
+    extents: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        k, _, *grid = self.images.shape
+        if not 1 <= k <= MAX_SHOTS:
+            raise InputError(f"the support set holds {k} volumes; expected 1 to {MAX_SHOTS}. Choose fewer of them.")
+        if tuple(self.labels.shape) != (k, 1, *grid):
+            raise InputError(
+                f"support labels are {tuple(self.labels.shape)}; expected {(k, 1, *grid)}. "
+                "Bring images and labels to one grid with ResampleToMatchd."
+            )
+        if not 1 <= len(self.classes) <= MAX_CLASSES or len(set(self.classes)) != len(self.classes):
+            raise InputError(f"classes are {self.classes}; expected 1 to {MAX_CLASSES} different names.")
+        if int(self.labels.max()) > len(self.classes) or int(self.labels.min()) < 0:
+            raise InputError(
+                f"support labels reach from {int(self.labels.min())} to {int(self.labels.max())}; "
+                f"expected 0 to {len(self.classes)} for the classes {self.classes}."
+            )
+        if self.annotated is None:
+            object.__setattr__(self, "annotated", torch.ones(k, len(self.classes), dtype=torch.bool))
+        if self.extents is None:
+            object.__setattr__(self, "extents", torch.tensor([grid] * k))
+        if tuple(self.annotated.shape) != (k, len(self.classes)):
+            raise InputError(f"annotated is {tuple(self.annotated.shape)}; expected {(k, len(self.classes))}.")
+        for name, shown in zip(self.classes, self.annotated.any(0).tolist()):
+            if not shown:
+                raise InputError(f"class '{name}' is annotated in no support volume; annotate it or leave it out.")
+
+    @property
+    def shots(self) -> int:
+        """Number of volumes ``K``."""
+        return self.images.shape[0]
+
+    def subset(self, indices: Sequence[int]) -> SupportSet:
+        """The same task shown by some of its volumes, in the order given."""
+        index = torch.as_tensor(indices, dtype=torch.long)
+        at = index.to(self.images.device)
+        return replace(
+            self,
+            images=self.images[at],
+            labels=self.labels[at],
+            annotated=self.annotated[index],
+            extents=self.extents[index],
+        )
+
+    def to(self, device: torch.device | str) -> SupportSet:
+        """The same support set with its volumes on ``device``."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def volumes(self) -> list[tuple[list[int], Tensor, Tensor]]:
+        """Volumes cut to what they really cover, those of equal size together.
+
+        Returns:
+            one ``(shots, images, labels)`` per size, images and labels ``(k, 1, d, h, w)``.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for shot, extent in enumerate(self.extents.tolist()):
+            groups.setdefault(tuple(extent), []).append(shot)
+        return [
+            (shots, self.images[shots][..., :d, :h, :w], self.labels[shots][..., :d, :h, :w])
+            for (d, h, w), shots in groups.items()
+        ]
