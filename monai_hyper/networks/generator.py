@@ -1,0 +1,134 @@
+"""The hypernetwork: tokens of a task in, weights of a network out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from monai_hyper.networks.functional import shapes_of
+from monai_hyper.types import Shapes, Weights
+
+
+def mixed(base: Tensor, out_factors: tuple[Tensor, Tensor], in_factors: tuple[Tensor, Tensor]) -> Tensor:
+    """Fold low-rank channel mixings into a convolution: ``(I + U V^T) base (I + P Q^T)``.
+
+    Args:
+        base: ``(O, I, *kernel)``.
+        out_factors: ``U`` and ``V``, ``(O, r)`` each; in_factors: ``P`` and ``Q``, ``(I, r)`` each.
+
+    Returns:
+        the convolution that equals mixing, convolving and mixing again, ``(O, I, *kernel)``.
+    """
+    (u, v), (p, q) = out_factors, in_factors
+    flat = base.flatten(2)
+    flat = flat + torch.einsum("or,rik->oik", u, torch.einsum("pr,pik->rik", v, flat))
+    flat = flat + torch.einsum("ork,ir->oik", torch.einsum("oik,ir->ork", flat, p), q)
+    return flat.view_as(base)
+
+
+class FactorHead(nn.Module):
+    """Two ``(width, rank)`` factors from a token: the first starts at zero, the second orthonormal."""
+
+    def __init__(self, embedding_dim: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.width, self.scale = width, 1 / math.sqrt(width)
+        self.moving = nn.Linear(embedding_dim, width * rank)
+        self.fixed = nn.Linear(embedding_dim, width * rank)
+        nn.init.zeros_(self.moving.weight)
+        nn.init.zeros_(self.moving.bias)
+        nn.init.normal_(self.fixed.weight, std=0.02)
+        basis = torch.empty(width, rank)
+        nn.init.orthogonal_(basis)
+        self.fixed.bias.data.copy_(basis.flatten() / self.scale)
+
+    def forward(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of a token ``(E,)``; their product is the change of the channel mixing."""
+        return tuple(self.scale * head(token).view(self.width, -1) for head in (self.moving, self.fixed))
+
+
+class HyperNetwork(nn.Module):
+    """Generate the weights of a body from the tokens of a task, by changing what the body has learned.
+
+    One token per layer meets the task's tokens in a small transformer. Convolutions are mixed by low-rank
+    factors on their output and input channels (see :func:`mixed`), normalisations get scale and shift.
+    Weight generation after Ha et al., "HyperNetworks", 2016, https://arxiv.org/abs/1609.09106; inputs of the
+    weight heads have constant norm after Ortiz et al., "Magnitude Invariant Parametrizations Improve
+    Hypernetwork Learning", 2024, https://arxiv.org/abs/2304.07645. At first the weights are the body's own.
+
+    Args:
+        shapes: name and shape of the body's parameters, see :func:`shapes_of`. Convolutions (5 axes) and
+            normalisations (``weight`` and ``bias`` of one axis, of the same layer) are generated; all other
+            parameters stay as learned.
+        embedding_dim: length ``E`` of a token.
+        rank: rank of the channel mixings.
+
+    Example:
+        >>> body = nn.Sequential(nn.Conv3d(2, 8, 3), nn.InstanceNorm3d(8, affine=True))
+        >>> hypernetwork = HyperNetwork(shapes_of(body), embedding_dim=16)
+        >>> weights = hypernetwork(torch.zeros(5, 16), dict(body.named_parameters()))
+        >>> bool((weights["0.weight"] == body[0].weight).all())
+        True
+    """
+
+    def __init__(self, shapes: Shapes, embedding_dim: int, rank: int = 8, depth: int = 3) -> None:
+        super().__init__()
+        self.convolutions = [name for name, shape in shapes.items() if len(shape) == 5]
+        self.norms = [
+            name.removesuffix(".weight")
+            for name, shape in shapes.items()
+            if name.endswith(".weight") and len(shape) == 1 and f"{name.removesuffix('.weight')}.bias" in shapes
+        ]
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.layers = nn.Parameter(torch.randn(len(self.convolutions) + len(self.norms), embedding_dim))
+        self.transformer = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(
+                embedding_dim, 4, 2 * embedding_dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            ),
+            depth,
+            norm=nn.LayerNorm(embedding_dim, elementwise_affine=False),
+            enable_nested_tensor=False,
+        )
+        outs = {self.shapes[name][0] for name in self.convolutions}
+        ins = {self.shapes[name][1] for name in self.convolutions}
+        self.out_heads = nn.ModuleDict({str(w): FactorHead(embedding_dim, w, min(rank, w)) for w in sorted(outs)})
+        self.in_heads = nn.ModuleDict({str(w): FactorHead(embedding_dim, w, min(rank, w)) for w in sorted(ins)})
+        widths = {self.shapes[f"{name}.weight"][0] for name in self.norms}
+        self.norm_heads = nn.ModuleDict({str(w): nn.Linear(embedding_dim, 2 * w) for w in sorted(widths)})
+        for head in self.norm_heads.values():
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, context: Tensor, base: Weights) -> Weights:
+        """
+        Args:
+            context: tokens of one task, ``(M, E)``.
+            base: the body's own parameters by name.
+
+        Returns:
+            one tensor per name in ``base``, of exactly its shape.
+        """
+        tokens = self.transformer(torch.cat([self.layers, context])[None])[0]
+        weights = dict(base)
+        for token, name in zip(tokens, self.convolutions):
+            out, inward = self.shapes[name][:2]
+            weights[name] = mixed(base[name], self.out_heads[str(out)](token), self.in_heads[str(inward)](token))
+        for token, name in zip(tokens[len(self.convolutions) :], self.norms):
+            width = self.shapes[f"{name}.weight"][0]
+            scale, shift = (0.3 * self.norm_heads[str(width)](token)).chunk(2)
+            weights[f"{name}.weight"] = base[f"{name}.weight"] * (1 + scale)
+            weights[f"{name}.bias"] = base[f"{name}.bias"] + shift
+        return weights
+
+
+def generator_for(body: nn.Module, embedding_dim: int, rank: int = 8) -> HyperNetwork:
+    """The hypernetwork that fits ``body``.
+
+    Raises:
+        ValueError: if ``body`` has no convolution with five axes.
+    """
+    shapes = shapes_of(body)
+    if not any(len(shape) == 5 for shape in shapes.values()):
+        raise ValueError(f"{type(body).__name__} has no 3D convolution; expected at least one to generate.")
+    return HyperNetwork(shapes, embedding_dim, rank)

@@ -1,0 +1,198 @@
+"""The whole learned model: a support set in, a network out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_hyper.data.support import SupportSet
+from monai_hyper.networks.context import ContextEncoder
+from monai_hyper.networks.functional import bind, enlarge, fit_field
+from monai_hyper.networks.generator import generator_for
+from monai_hyper.networks.head import RidgeHead
+from monai_hyper.networks.unet import Target, UNetBody, with_prior
+from monai_hyper.synthesis.geometry import warped_copy
+from monai_hyper.types import Weights
+
+PRIOR_CHANNELS = 8
+
+
+class ConditionedNetwork:
+    """A target network with the weights of one task: image in, logits out.
+
+    Args:
+        target: the network that the weights belong to.
+        weights: one tensor per parameter of ``target``.
+        classes: names of the foreground classes, in the order of the output channels after the background.
+    """
+
+    def __init__(self, target: Target, weights: Weights, classes: tuple[str, ...]) -> None:
+        self.weights, self.classes = weights, classes
+        self._target = target
+        self._network: Callable[[Tensor], Tensor] = bind(target, weights)
+
+    def __call__(self, query: Tensor) -> Tensor:
+        """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)``."""
+        return self._network(query)
+
+    def materialise(self) -> Target:
+        """A plain module that holds the weights and knows nothing of where they came from."""
+        self._target.load_state_dict({name: weight.detach() for name, weight in self.weights.items()})
+        return self._target.eval()
+
+
+@dataclass
+class Reading:
+    """What the encoder read from a support set; the leave-one-out entries are what each volume may know itself by."""
+
+    context: Tensor  # (M, E)
+    prior: Tensor  # (1, P, d, h, w)
+    masks: Tensor  # (1, n, d', h', w')
+    other_priors: Tensor  # (K, P, d, h, w)
+    other_masks: Tensor  # (K, n, d', h', w')
+    fraction: Tensor  # (n,)
+
+
+def leave_one_out(values: Tensor, present: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the present shots, and for every shot the mean over the others.
+
+    Args:
+        values: ``(K, C, ...)``; present: which entries count, ``(K, C)``; fallback: where no other shot counts.
+
+    Returns:
+        ``(1, C, ...)`` and ``(K, C, ...)``.
+    """
+    weight = present.to(values)[(...,) + (None,) * (values.dim() - 2)]
+    total, count = (values * weight).sum(0, keepdim=True), weight.sum(0, keepdim=True)
+    others = count - weight
+    return total / count.clamp(min=1), torch.where(others > 0, (total - values * weight) / others.clamp(min=1), fallback)
+
+
+class HyperModel(nn.Module):
+    """Generate the weights of a segmentation network from a support set, in one forward pass.
+
+    Args:
+        body: the network to generate weights for, taking ``1 + 8 + 1`` channels (image, prior, mean mask);
+            default: :class:`UNetBody`.
+        embedding_dim: length ``E`` of a token.
+
+    Example:
+        >>> support = SupportSet(torch.randn(2, 1, 32, 32, 32), torch.randint(0, 2, (2, 1, 32, 32, 32)))
+        >>> network = HyperModel().eval().condition(support)
+        >>> network(torch.randn(1, 1, 32, 40, 36)).shape
+        torch.Size([1, 2, 32, 40, 36])
+    """
+
+    def __init__(self, body: nn.Module | None = None, embedding_dim: int = 192) -> None:
+        super().__init__()
+        self.body = UNetBody(1 + PRIOR_CHANNELS + 1) if body is None else body
+        self.encoder = ContextEncoder(embedding_dim, PRIOR_CHANNELS)
+        self.hypernetwork = generator_for(self.body, embedding_dim)
+        self.head = RidgeHead(self.body.widths, embedding_dim)
+
+    def forward(self, query: Tensor, support: SupportSet) -> Tensor:
+        """Logits ``(B, N, D, H, W)`` of ``query``, ``(B, 1, D, H, W)``, by the network for ``support``."""
+        return self.condition(support)(query)
+
+    def condition(self, support: SupportSet) -> ConditionedNetwork:
+        """Generate the network of a task."""
+        return self.generate(support)[0]
+
+    def generate(self, support: SupportSet) -> tuple[ConditionedNetwork, Callable[[], list[tuple[list[int], Tensor]]]]:
+        """Generate the network of a task, and a way to see what it says about its own support.
+
+        Returns:
+            the network, and a function that gives leave-one-out logits of the support volumes, as
+            ``(shots, (k, N, d, h, w))`` per size: head and prior of each volume come from the other volumes.
+        """
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        reading = self.read(support, generator)
+        body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
+        features = [
+            (shots, labels, bind(self.body, body)(with_prior(images, reading.other_priors[shots], reading.other_masks[shots])))
+            for shots, images, labels in support.volumes()
+        ]
+        gram, moment = self._statistics(support, features, reading, generator)
+        annotated = support.annotated.to(gram)
+        heads, biases = self.head.logits(
+            self.head.solve(gram, moment, annotated[None]), reading.context, reading.fraction, support.shots
+        )
+        network = self._assemble(support, reading, body, [head[0] for head in heads], biases[0])
+        return network, lambda: self._own_logits(support, reading, features, gram, moment)
+
+    def read(self, support: SupportSet, generator: torch.Generator | None) -> Reading:
+        """Encode the support set, see :class:`Reading`."""
+        classes = range(len(support.classes))
+        largest = [int(side) for side in support.extents.amax(0)]
+        quarter, half = [-(-side // 4) for side in largest], [-(-side // 2) for side in largest]
+        tokens, priors, masks, spare_priors, spare_masks, fractions = ({} for _ in range(6))
+        alone = support.annotated.sum(0).min() == 1
+        for shots, images, labels in support.volumes():
+            each = torch.cat([(labels == c + 1).float() for c in classes], 1)
+            maps = self.encoder.maps(images, (labels > 0).float())
+            token = torch.stack([self.encoder.tokens(maps, each[:, c : c + 1]) for c in classes], 1)
+            prior, mask = fit_field(self.encoder.prior(maps), quarter), F.adaptive_avg_pool3d(each, half)
+            spare_prior, spare_mask = prior, mask
+            if alone:
+                copies, copied = warped_copy(images, each, generator)
+                spare = self.encoder.maps(copies, copied.sum(1, keepdim=True))
+                spare_prior, spare_mask = fit_field(self.encoder.prior(spare), quarter), F.adaptive_avg_pool3d(copied, half)
+            found = (token, prior, mask, spare_prior, spare_mask, each.flatten(2).mean(-1))
+            for store, values in zip((tokens, priors, masks, spare_priors, spare_masks, fractions), found):
+                store.update(zip(shots, values))
+        stacked = [
+            torch.stack([store[k] for k in range(support.shots)])
+            for store in (tokens, priors, masks, spare_priors, spare_masks, fractions)
+        ]
+        return self._reading(support, *stacked)
+
+    def _reading(self, support, tokens, priors, masks, spare_priors, spare_masks, fractions) -> Reading:
+        annotated = support.annotated.to(tokens.device)
+        everyone = torch.ones(support.shots, priors.shape[1], dtype=torch.bool, device=tokens.device)
+        prior, other_priors = leave_one_out(priors, everyone, spare_priors)
+        mean_masks, other_masks = leave_one_out(masks, annotated, spare_masks)
+        fraction = (fractions * annotated).sum(0) / annotated.sum(0)
+        return Reading(
+            self.encoder.aggregate(tokens, annotated), prior, mean_masks, other_priors, other_masks, fraction
+        )
+
+    def _statistics(self, support, features, reading: Reading, generator) -> tuple[Tensor, Tensor]:
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for shots, labels, maps in features:
+            if generator is not None:
+                generator.manual_seed(0)
+            grams, moments = self.head.statistics(
+                maps, self.body.factors, reading.other_masks[shots], labels, generator
+            )
+            found.update(zip(shots, zip(grams, moments)))
+        grams, moments = zip(*(found[k] for k in range(support.shots)))
+        return torch.stack(grams), torch.stack(moments)
+
+    def _own_logits(self, support, reading, features, gram, moment) -> list[tuple[list[int], Tensor]]:
+        annotated = support.annotated.to(gram)
+        others = annotated[None] * (1 - torch.eye(support.shots, device=gram.device))[:, :, None]
+        others = torch.where(others.sum(1, keepdim=True) > 0, others, annotated[None])
+        solution = self.head.solve(gram, moment, others)
+        heads, biases = self.head.logits(solution, reading.context, reading.fraction, support.shots)
+        found = []
+        for shots, labels, maps in features:
+            size = list(labels.shape[2:])
+            inputs = [*maps, fit_field(reading.other_masks[shots], size)]
+            logits = biases[shots][:, :, None, None, None]
+            for head, feature, factor in zip(heads, inputs, [*self.body.factors, 1]):
+                logits = logits + enlarge(torch.einsum("knc,kcdhw->kndhw", head[shots], feature), factor, size)
+            found.append((shots, F.pad(logits, [0, 0, 0, 0, 0, 0, 1, 0])))
+        return found
+
+    def _assemble(self, support, reading: Reading, body: Weights, heads: list[Tensor], bias: Tensor):
+        classes = len(support.classes)
+        target = Target(self.body, classes, reading.prior.shape[1:], reading.masks.shape[2:])
+        weights = {f"body.{name}": weight for name, weight in body.items()}
+        weights |= {"prior": reading.prior, "masks": reading.masks, "mask_head.bias": bias}
+        weights |= {f"head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}
+        weights["mask_head.weight"] = heads[-1][..., None, None, None]
+        return ConditionedNetwork(target, weights, support.classes)

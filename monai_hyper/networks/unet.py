@@ -1,0 +1,169 @@
+"""The plain 3D network that receives generated weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_hyper.networks.functional import enlarge, fit_field
+
+SMALLEST_SIDE = 32
+"""Shorter sides are padded by repetition, so that the coarsest level keeps more than one voxel."""
+
+
+class ConvBlock(nn.Module):
+    """3x3x3 convolution, instance normalisation with affine, leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm = nn.InstanceNorm3d(out_channels, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x)), 0.01)
+
+
+class UNetBody(nn.Module):
+    """3D U-Net without its last layer: a stride-2 stem, and a thin path at full resolution.
+
+    After Çiçek et al., "3D U-Net", 2016, https://arxiv.org/abs/1606.06650, with the normalisation and
+    activation of nnU-Net (Isensee et al., 2021).
+
+    Args:
+        in_channels: channels of the image and of the spatial prior together.
+        channels: width of the four levels at 1/2, 1/4, 1/8 and 1/16 of the grid.
+        thin: width of the path at full resolution.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...] = (32, 64, 128, 256), thin: int = 8) -> None:
+        super().__init__()
+        a, b, c, d = channels
+        self.widths, self.factors = (2 * thin, a, b, c), (1, 2, 4, 8)
+        self.thin = ConvBlock(in_channels, thin)
+        self.down1 = nn.Sequential(ConvBlock(in_channels, a, 2), ConvBlock(a, a))
+        self.down2 = nn.Sequential(ConvBlock(a, b, 2), ConvBlock(b, b))
+        self.down3 = nn.Sequential(ConvBlock(b, c, 2), ConvBlock(c, c))
+        self.down4 = nn.Sequential(ConvBlock(c, d, 2), ConvBlock(d, d))
+        self.narrow = nn.ModuleList(nn.Conv3d(*w, 1) for w in ((d, c), (c, b), (b, a), (a, thin)))
+        self.up3 = nn.Sequential(ConvBlock(2 * c, c), ConvBlock(c, c))
+        self.up2 = nn.Sequential(ConvBlock(2 * b, b), ConvBlock(b, b))
+        self.up1 = nn.Sequential(ConvBlock(2 * a, a), ConvBlock(a, a))
+        self.full = ConvBlock(2 * thin, 2 * thin)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """
+        Args:
+            x: image and prior, ``(B, C, D, H, W)``.
+
+        Returns:
+            features at 1, 1/2, 1/4 and 1/8 of the grid, ``widths[i]`` channels each; sides shorter than
+            ``SMALLEST_SIDE`` come back with that size, what lies beyond the image is to be cropped.
+        """
+        x = pad_small(x)
+        x0 = self.thin(x)
+        x1 = self.down1(x)
+        x2 = self.down2(x1)
+        x3 = self.down3(x2)
+        x4 = self.down4(x3)
+        y3 = self.up3(torch.cat([enlarge(self.narrow[0](x4), 2, x3.shape[2:]), x3], 1))
+        y2 = self.up2(torch.cat([enlarge(self.narrow[1](y3), 2, x2.shape[2:]), x2], 1))
+        y1 = self.up1(torch.cat([enlarge(self.narrow[2](y2), 2, x1.shape[2:]), x1], 1))
+        y0 = self.full(torch.cat([enlarge(self.narrow[3](y1), 2, x0.shape[2:]), x0], 1))
+        return [y0, y1, y2, y3]
+
+
+class HeadlessNetwork(nn.Module):
+    """A MONAI network without its last 1x1x1 convolution, as a body for :class:`Target`.
+
+    Works for networks whose last module is an ``nn.Conv3d`` of kernel 1 that sees full-resolution features,
+    such as ``BasicUNet`` (``final_conv``) and ``SegResNet`` (``conv_final.2.conv``); not for ``UNet``, whose
+    last layer upsamples.
+
+    Args:
+        network: the network, with as many input channels as image and prior have together.
+        head: dotted name of the last convolution.
+
+    Raises:
+        ValueError: if ``head`` is not a 1x1x1 convolution.
+    """
+
+    def __init__(self, network: nn.Module, head: str) -> None:
+        super().__init__()
+        last = network.get_submodule(head)
+        if not isinstance(last, nn.Conv3d) or tuple(last.kernel_size) != (1, 1, 1):
+            raise ValueError(f"'{head}' is {type(last).__name__}; expected the name of a 1x1x1 nn.Conv3d.")
+        self.widths, self.factors = (last.in_channels,), (1,)
+        parent, _, name = head.rpartition(".")
+        setattr(network.get_submodule(parent), name, nn.Identity())
+        self.network = network
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Features ``[(B, widths[0], D', H', W')]`` of image and prior ``x``, ``(B, C, D, H, W)``.
+
+        The sides are padded to multiples of 16, which halving four times asks for.
+        """
+        return [self.network(pad_high(x, [-side % 16 for side in x.shape[2:]]))]
+
+
+class Target(nn.Module):
+    """A plain segmentation network: spatial prior in, body, one linear read-out over all feature scales.
+
+    It needs no hypernetwork and no support set. Everything in it may be generated.
+
+    Args:
+        body: features of image and prior, such as :class:`UNetBody`.
+        classes: number of foreground classes.
+        prior: size of the learned prior volume, ``(channels, d, h, w)``.
+        masks: size of one mean support mask, ``(d, h, w)``.
+    """
+
+    def __init__(
+        self, body: nn.Module, classes: int, prior: tuple[int, int, int, int], masks: tuple[int, int, int]
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.factors: list[int] = list(body.factors)
+        self.prior = nn.Parameter(torch.zeros(1, *prior))
+        self.masks = nn.Parameter(torch.zeros(1, classes, *masks))
+        self.head = nn.ModuleList(nn.Conv3d(width, classes, 1, bias=False) for width in body.widths)
+        self.mask_head = nn.Conv3d(classes, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """
+        Args:
+            image: harmonised image on the task's grid, ``(B, 1, D, H, W)``, its whole field of view.
+
+        Returns:
+            logits, background first, ``(B, N, D, H, W)``; the background's are zero.
+        """
+        size = image.shape[2:]
+        features = self.body(with_prior(image, self.prior, self.masks))
+        logits = self.mask_head(fit_field(self.masks, size))
+        for i, head in enumerate(self.head):
+            logits = logits + enlarge(head(features[i]), self.factors[i], size)
+        return F.pad(logits, [0, 0, 0, 0, 0, 0, 1, 0])
+
+
+def pad_small(x: Tensor) -> Tensor:
+    """Repeat the last voxels of ``(B, C, D, H, W)`` until every side has ``SMALLEST_SIDE`` of them."""
+    return pad_high(x, [max(0, SMALLEST_SIDE - side) for side in x.shape[2:]])
+
+
+def pad_high(x: Tensor, by: list[int]) -> Tensor:
+    """Repeat the last voxels of ``(B, C, D, H, W)``, ``by[i]`` times along spatial axis ``i``."""
+    return F.pad(x, [0, by[2], 0, by[1], 0, by[0]], mode="replicate") if sum(by) > 0 else x
+
+
+def with_prior(image: Tensor, prior: Tensor, masks: Tensor) -> Tensor:
+    """Concatenate image, learned prior and the mean mask of all classes, ``(B, 1 + P + 1, D, H, W)``.
+
+    Args:
+        image: ``(B, 1, D, H, W)``.
+        prior: ``(1 or B, P, d, h, w)`` over the same field of view.
+        masks: mean masks of the classes, ``(1 or B, n, d', h', w')`` over the same field of view.
+    """
+    size, batch = image.shape[2:], image.shape[0]
+    field = fit_field(prior, size).expand(batch, -1, -1, -1, -1)
+    union = fit_field(masks.sum(1, keepdim=True).clamp(max=1.0), size).expand(batch, -1, -1, -1, -1)
+    return torch.cat([image, field, union], 1)
