@@ -1,5 +1,20 @@
 """MONAI transforms of our own: an array class each, and its dictionary twin that ends in ``d``."""
 
+from monai_hyper.transforms.classes import RenameClasses, RenameClassesd, SelectClasses, SelectClassesd
+from monai_hyper.transforms.grid import InvertToGrid, InvertToGridd, ResampleToGrid, ResampleToGridd
 from monai_hyper.transforms.intensity import HarmoniseIntensity, HarmoniseIntensityd, harmonise_ct, harmonise_mr
 
-__all__ = ["HarmoniseIntensity", "HarmoniseIntensityd", "harmonise_ct", "harmonise_mr"]
+__all__ = [
+    "HarmoniseIntensity",
+    "HarmoniseIntensityd",
+    "InvertToGrid",
+    "InvertToGridd",
+    "RenameClasses",
+    "RenameClassesd",
+    "ResampleToGrid",
+    "ResampleToGridd",
+    "SelectClasses",
+    "SelectClassesd",
+    "harmonise_ct",
+    "harmonise_mr",
+]
