@@ -211,7 +211,8 @@ def _series_files(folder: Path) -> list[str]:
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise InputError(
-            f"{folder}: expected one DICOM series, found {len(series) or 'none'}. Put every series in a folder of its own."
+            f"{folder}: expected one DICOM series, found {len(series) or 'none'}. "
+            "Put every series in a folder of its own."
         )
     return list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
 

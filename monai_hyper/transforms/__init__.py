@@ -1,5 +1,11 @@
 """MONAI transforms of our own: an array class each, and its dictionary twin that ends in ``d``."""
 
+from monai_hyper.transforms.augment import (
+    RandFieldOfView,
+    RandFieldOfViewd,
+    RandSupportAugment,
+    RandSupportAugmentd,
+)
 from monai_hyper.transforms.classes import RenameClasses, RenameClassesd, SelectClasses, SelectClassesd
 from monai_hyper.transforms.grid import InvertToGrid, InvertToGridd, ResampleToGrid, ResampleToGridd
 from monai_hyper.transforms.intensity import HarmoniseIntensity, HarmoniseIntensityd, harmonise_ct, harmonise_mr
@@ -9,6 +15,10 @@ __all__ = [
     "HarmoniseIntensityd",
     "InvertToGrid",
     "InvertToGridd",
+    "RandFieldOfView",
+    "RandFieldOfViewd",
+    "RandSupportAugment",
+    "RandSupportAugmentd",
     "RenameClasses",
     "RenameClassesd",
     "ResampleToGrid",

@@ -30,7 +30,7 @@ class SelectClasses(Transform):
         self.values = tuple((v,) if isinstance(v, int) else tuple(v) for v in values)
         flat = [value for merged in self.values for value in merged]
         if not flat or len(set(flat)) != len(flat) or 0 in flat:
-            raise InputError(f"the label values are {list(values)}; expected at least one, each once, and none of them 0.")
+            raise InputError(f"the label values are {list(values)}; expected one or more, each once, none of them 0.")
 
     def __call__(self, label: Tensor) -> Tensor:
         """

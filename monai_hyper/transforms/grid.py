@@ -81,7 +81,7 @@ def resample(volume: Tensor, source: Tensor, target: Tensor, shape: Sequence[int
     rest = scale.copy()
     rest[axes, range(3)] = 0
     if len(set(axes.tolist())) != 3 or np.abs(rest * np.array(shape)).max() > 0.1:
-        raise InputError(f"the grids are turned against each other: {mapping.round(4).tolist()}; expected parallel axes.")
+        raise InputError(f"the grids are turned against each other by {mapping.round(4).tolist()}; expected parallel.")
     volume = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
     # Axes that shrink come first: what follows has less to do.
     for new in sorted(range(3), key=lambda n: shape[n] / volume.shape[1 + axes[n]]):
@@ -172,7 +172,11 @@ class ResampleToGridd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, spacing: float, mode: Mode | Sequence[Mode] = "image", allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        spacing: float,
+        mode: Mode | Sequence[Mode] = "image",
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.resample = [ResampleToGrid(spacing, m) for m in ensure_tuple_rep(mode, len(self.keys))]

@@ -88,7 +88,7 @@ class HarmoniseIntensity(Transform):
         if modality not in ("CT", "MR"):
             raise InputError(f"modality is '{modality}'; expected 'CT' or 'MR'.")
         if modality == "CT" and (window is None or not window[0] < window[1]):
-            raise InputError(f"the CT window is {window}; expected its lower and upper edge in HU, for instance -160, 240.")
+            raise InputError(f"the CT window is {window}; expected lower and upper edge in HU, for instance -160, 240.")
         self.modality, self.window = modality, window
 
     def __call__(self, image: Tensor) -> Tensor:
