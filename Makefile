@@ -1,0 +1,39 @@
+# make demo    segment scans with a generated network, in a fresh environment
+# make test    style check and all tests
+#
+# Without a GPU, `make install TORCH_INDEX=https://download.pytorch.org/whl/cpu` fetches the small build of torch.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+TORCH_INDEX ?=
+SHARED := $(wildcard ../shared/data)
+
+.PHONY: install test demo bundles clean
+
+install: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test]'
+	touch $(STAMP)
+
+test: install
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+demo: install
+	$(BIN)/monai-hyper demo $(if $(SHARED),--data $(SHARED)) --output runs/demo --overwrite
+
+bundles: install
+	for bundle in bundles/*/; do \
+	    $(BIN)/python -m monai_hyper.export.bundle_weights monai_hyper/weights/*.safetensors $${bundle}models/model.pt || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache bundles/*/models/model.pt

@@ -1,0 +1,56 @@
+"""The package can be installed as declared, and importing it costs nothing."""
+
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import monai_hyper
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[<>=;\[ ]", requirement.strip(), maxsplit=1)[0].lower().replace("_", "-")
+
+
+def test_every_requirement_is_pinned_and_torch_comes_first():
+    pinned = [_name(line) for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    setup = _setup()
+    lists = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    required = {_name(line) for text in lists for line in text.split("\n") if line.strip() and "%(" not in line}
+    assert pinned[0] == "torch"
+    assert required <= set(pinned)
+
+
+def test_constraints_name_published_versions_only():
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line), line
+
+
+def test_version_is_declared_once():
+    assert _setup()["metadata"]["version"] == "attr: monai_hyper.__version__"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", monai_hyper.__version__)
+
+
+def test_every_folder_with_code_is_a_package():
+    for source in (ROOT / "monai_hyper").rglob("*.py"):
+        assert (source.parent / "__init__.py").exists(), f"{source.parent} lacks __init__.py"
+
+
+def test_import_loads_nothing_heavy():
+    code = "import sys, monai_hyper; print([m for m in ('torch', 'monai', 'itk', 'highdicom') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_no_code_names_a_home_or_temporary_folder():
+    for path in [ROOT / "Makefile", ROOT / ".ci" / "run", *(ROOT / "monai_hyper").rglob("*.py")]:
+        assert not re.search(r"(?<![\w.])/(home|root|work|tmp|mnt)/", path.read_text()), path
