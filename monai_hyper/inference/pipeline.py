@@ -240,6 +240,7 @@ def read_support(
     for case in cases:  # one at a time on the full grid: sixteen large scans do not fit into memory
         image, label = read_pair(case)
         annotated.append(annotated_classes(case, label, table, absent_means))
+        label[~torch.isin(label, torch.tensor(table.values))] = 0
         pairs.append((ResampleToGrid(spacing)(image), ResampleToGrid(spacing, "label")(label)))
     if plan is None:
         plan = make_plan(pairs, table, modality_of_text(read_description(folder).get("modality")))
@@ -354,6 +355,6 @@ def modality_warning(query: MetaTensor, plan: Plan) -> str | None:
         return None
     low, share = float(query.min()), 100 * float((query < AIR_HU).float().mean())
     return (
-        f"the query looks like {measured}, the support volumes look like {plan.measured}: the query's minimum is {low:g} "
-        f"and {share:.2g}% of it lie below {AIR_HU:g}. The result may be useless; check that both are of one modality."
+        f"the query looks like {measured}, the support looks like {plan.measured}: the query's minimum is {low:g} and "
+        f"{share:.2g}% of it lie below {AIR_HU:g}. The result may be useless; check that both are of one modality."
     )
