@@ -22,10 +22,12 @@ def mixed(base: Tensor, out_factors: tuple[Tensor, Tensor], in_factors: tuple[Te
         the convolution that equals mixing, convolving and mixing again, ``(O, I, *kernel)``.
     """
     (u, v), (p, q) = out_factors, in_factors
-    flat = base.flatten(2)
-    flat = flat + torch.einsum("or,rik->oik", u, torch.einsum("pr,pik->rik", v, flat))
-    flat = flat + torch.einsum("ork,ir->oik", torch.einsum("oik,ir->ork", flat, p), q)
-    return flat.view_as(base)
+    wide, inward = base.shape[:2]
+    flat = base.reshape(wide, -1)
+    flat = torch.addmm(flat, u, v.T @ flat)
+    flat = flat.view(wide, inward, -1).transpose(0, 1).reshape(inward, -1)
+    flat = torch.addmm(flat, q, p.T @ flat)
+    return flat.view(inward, wide, -1).transpose(0, 1).reshape(base.shape)
 
 
 class FactorHead(nn.Module):

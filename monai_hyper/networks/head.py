@@ -12,14 +12,17 @@ FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS = 512, 512, 768
 """Voxels read per volume: of every class, next to the foreground, and elsewhere."""
 
 
-def pick(region: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """Choose ``count`` voxels of a flat boolean region evenly, with repetition if it is smaller.
+def pick(region: Tensor, jitter: Tensor) -> Tensor:
+    """Choose ``M`` voxels of a flat boolean region evenly, with repetition if it is smaller.
+
+    Args:
+        jitter: places within the ``M`` equal parts of the region, ``(M,)`` in [0, 1).
 
     Returns:
-        flat indices ``(count,)``, none if the region is empty.
+        flat indices ``(M,)``, none if the region is empty.
     """
     inside = region.nonzero()[:, 0]
-    jitter = torch.rand(count, generator=generator).to(region.device)
+    count = len(jitter)
     steps = (torch.arange(count, device=region.device) + jitter) / count
     return inside[(steps * len(inside)).long().clamp(max=len(inside) - 1)] if len(inside) else inside
 
@@ -44,9 +47,10 @@ def sample_points(
     regions = [(region, count, weight / present) for region, count, weight in regions]
     far = (label.flatten() == 0) & ~rim
     regions += [(rim, RIM_POINTS, 0.25), (far, FAR_POINTS, 0.25)]
-    picked = [(pick(region, count, generator), weight) for region, count, weight in regions]
+    jitter = torch.rand(max(FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS), generator=generator).to(label.device)
+    picked = [(pick(region, jitter[:count]), weight) for region, count, weight in regions]
     index = torch.cat([found for found, _ in picked])
-    weights = torch.cat([torch.full_like(found, weight / max(1, len(found)), dtype=torch.float32) for found, weight in picked])
+    weights = torch.cat([torch.full(found.shape, w / max(1, len(found)), device=label.device) for found, w in picked])
     size = label.shape
     where = torch.stack([index // (size[1] * size[2]), index // size[2] % size[1], index % size[2]], 1)
     return where.float(), weights, F.one_hot(label.flatten()[index].long(), classes + 1)[:, 1:].float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from monai_hyper.networks.context import ContextEncoder
 from monai_hyper.networks.functional import bind, enlarge, fit_field
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
-from monai_hyper.networks.unet import Target, UNetBody, with_prior
+from monai_hyper.networks.unet import Target, UNetBody, prepare, with_prior
 from monai_hyper.synthesis.geometry import warped_copy
 from monai_hyper.types import Weights
 
@@ -33,16 +34,27 @@ class ConditionedNetwork:
     def __init__(self, target: Target, weights: Weights, classes: tuple[str, ...]) -> None:
         self.weights, self.classes = weights, classes
         self._target = target
-        self._network: Callable[[Tensor], Tensor] = bind(target, weights)
+        prefix = "reader."
+        reader = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+        self._reader: Callable[[Tensor], Tensor] = bind(target.reader, reader)
 
     def __call__(self, query: Tensor) -> Tensor:
-        """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)``."""
-        return self._network(query)
+        """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)`` of the whole field of view."""
+        return self.apply_to(self.prepare(query))
+
+    def prepare(self, query: Tensor) -> Tensor:
+        """Put the prior beside images of the whole field of view, see :func:`monai_hyper.networks.unet.prepare`."""
+        return prepare(query, self.weights["prior"], self.weights["masks"])
+
+    def apply_to(self, prepared: Tensor) -> Tensor:
+        """Logits of prepared images, or of windows of them."""
+        return self._reader(prepared)
 
     def materialise(self) -> Target:
         """A plain module that holds the weights and knows nothing of where they came from."""
-        self._target.load_state_dict({name: weight.detach() for name, weight in self.weights.items()})
-        return self._target.eval()
+        target = copy.deepcopy(self._target)  # the body is shared with the model that generated the weights
+        target.load_state_dict({name: weight.detach() for name, weight in self.weights.items()})
+        return target.eval()
 
 
 @dataclass
@@ -112,8 +124,9 @@ class HyperModel(nn.Module):
         generator = None if self.training else torch.Generator().manual_seed(0)
         reading = self.read(support, generator)
         body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
+        read = bind(self.body, body)
         features = [
-            (shots, labels, bind(self.body, body)(with_prior(images, reading.other_priors[shots], reading.other_masks[shots])))
+            (shots, labels, read(with_prior(images, reading.other_priors[shots], reading.other_masks[shots])))
             for shots, images, labels in support.volumes()
         ]
         gram, moment = self._statistics(support, features, reading, generator)
@@ -140,7 +153,8 @@ class HyperModel(nn.Module):
             if alone:
                 copies, copied = warped_copy(images, each, generator)
                 spare = self.encoder.maps(copies, copied.sum(1, keepdim=True))
-                spare_prior, spare_mask = fit_field(self.encoder.prior(spare), quarter), F.adaptive_avg_pool3d(copied, half)
+                spare_prior = fit_field(self.encoder.prior(spare), quarter)
+                spare_mask = F.adaptive_avg_pool3d(copied, half)
             found = (token, prior, mask, spare_prior, spare_mask, each.flatten(2).mean(-1))
             for store, values in zip((tokens, priors, masks, spare_priors, spare_masks, fractions), found):
                 store.update(zip(shots, values))
@@ -191,8 +205,8 @@ class HyperModel(nn.Module):
     def _assemble(self, support, reading: Reading, body: Weights, heads: list[Tensor], bias: Tensor):
         classes = len(support.classes)
         target = Target(self.body, classes, reading.prior.shape[1:], reading.masks.shape[2:])
-        weights = {f"body.{name}": weight for name, weight in body.items()}
-        weights |= {"prior": reading.prior, "masks": reading.masks, "mask_head.bias": bias}
-        weights |= {f"head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}
-        weights["mask_head.weight"] = heads[-1][..., None, None, None]
+        weights = {f"reader.body.{name}": weight for name, weight in body.items()}
+        weights |= {"prior": reading.prior, "masks": reading.masks, "reader.mask_head.bias": bias}
+        weights |= {f"reader.head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}
+        weights["reader.mask_head.weight"] = heads[-1][..., None, None, None]
         return ConditionedNetwork(target, weights, support.classes)

@@ -36,7 +36,7 @@ class UNetBody(nn.Module):
         thin: width of the path at full resolution.
     """
 
-    def __init__(self, in_channels: int, channels: tuple[int, ...] = (32, 64, 128, 256), thin: int = 8) -> None:
+    def __init__(self, in_channels: int, channels: tuple[int, ...] = (24, 48, 96, 192), thin: int = 8) -> None:
         super().__init__()
         a, b, c, d = channels
         self.widths, self.factors = (2 * thin, a, b, c), (1, 2, 4, 8)
@@ -106,8 +106,39 @@ class HeadlessNetwork(nn.Module):
         return [self.network(pad_high(x, [-side % 16 for side in x.shape[2:]]))]
 
 
+class Reader(nn.Module):
+    """Body and linear read-out of all its feature scales, on a prepared image or on windows of one.
+
+    Args:
+        body: features of image and prior, such as :class:`UNetBody`.
+        classes: number of foreground classes.
+    """
+
+    def __init__(self, body: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.body, self.classes = body, classes
+        self.factors = list(body.factors)
+        self.head = nn.ModuleList(nn.Conv3d(width, classes, 1, bias=False) for width in body.widths)
+        self.mask_head = nn.Conv3d(classes, classes, 1)
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        """
+        Args:
+            prepared: see :func:`prepare`, ``(B, 1 + P + 1 + n, D, H, W)``.
+
+        Returns:
+            logits, background first, ``(B, n + 1, D, H, W)``; the background's are zero.
+        """
+        inputs = prepared.shape[1] - self.classes
+        features = self.body(prepared[:, :inputs])
+        logits = self.mask_head(prepared[:, inputs:])
+        for i, head in enumerate(self.head):
+            logits = logits + enlarge(head(features[i]), self.factors[i], prepared.shape[2:])
+        return F.pad(logits, [0, 0, 0, 0, 0, 0, 1, 0])
+
+
 class Target(nn.Module):
-    """A plain segmentation network: spatial prior in, body, one linear read-out over all feature scales.
+    """A plain segmentation network: spatial prior beside the image, body, linear read-out.
 
     It needs no hypernetwork and no support set. Everything in it may be generated.
 
@@ -122,32 +153,34 @@ class Target(nn.Module):
         self, body: nn.Module, classes: int, prior: tuple[int, int, int, int], masks: tuple[int, int, int]
     ) -> None:
         super().__init__()
-        self.body = body
-        self.factors: list[int] = list(body.factors)
         self.prior = nn.Parameter(torch.zeros(1, *prior))
         self.masks = nn.Parameter(torch.zeros(1, classes, *masks))
-        self.head = nn.ModuleList(nn.Conv3d(width, classes, 1, bias=False) for width in body.widths)
-        self.mask_head = nn.Conv3d(classes, classes, 1)
+        self.reader = Reader(body, classes)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid.
+
+        The image is the whole field of view, over which prior and masks are stretched.
         """
-        Args:
-            image: harmonised image on the task's grid, ``(B, 1, D, H, W)``, its whole field of view.
-
-        Returns:
-            logits, background first, ``(B, N, D, H, W)``; the background's are zero.
-        """
-        size = image.shape[2:]
-        features = self.body(with_prior(image, self.prior, self.masks))
-        logits = self.mask_head(fit_field(self.masks, size))
-        for i, head in enumerate(self.head):
-            logits = logits + enlarge(head(features[i]), self.factors[i], size)
-        return F.pad(logits, [0, 0, 0, 0, 0, 0, 1, 0])
+        return self.reader(prepare(image, self.prior, self.masks))
 
 
-def pad_small(x: Tensor) -> Tensor:
-    """Repeat the last voxels of ``(B, C, D, H, W)`` until every side has ``SMALLEST_SIDE`` of them."""
-    return pad_high(x, [max(0, SMALLEST_SIDE - side) for side in x.shape[2:]])
+def prepare(image: Tensor, prior: Tensor, masks: Tensor) -> Tensor:
+    """Put what is expected where beside an image of the whole field of view; the result may be cut into windows.
+
+    Args:
+        image: ``(B, 1, D, H, W)``; prior: ``(1, P, d, h, w)``; masks: ``(1, n, d', h', w')``.
+
+    Returns:
+        image, prior, union of the mean masks and every mean mask, ``(B, 1 + P + 1 + n, D, H, W)``.
+    """
+    fields = fit_field(masks, image.shape[2:]).expand(image.shape[0], -1, -1, -1, -1)
+    return torch.cat([with_prior(image, prior, masks), fields], 1)
+
+
+def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
+    """Repeat the last voxels of ``(B, C, D, H, W)`` until every side has ``smallest`` of them."""
+    return pad_high(x, [max(0, smallest - side) for side in x.shape[2:]])
 
 
 def pad_high(x: Tensor, by: list[int]) -> Tensor:

@@ -1,0 +1,142 @@
+"""The label maps and images that training tasks are made of, held in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from monai_hyper.types import InputError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One anatomy in RAS+ orientation.
+
+    Args:
+        labels: values below 250, ``(D, H, W)`` uint8.
+        image: intensities of the same grid, or None.
+        spacing: voxel size in mm.
+        boxes: middle and length of the box around every value, in mm from the first voxel, ``(2, 3)`` each.
+    """
+
+    labels: Tensor
+    image: Tensor | None
+    spacing: Tensor
+    boxes: dict[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Subjects whose labels mean the same.
+
+    Args:
+        foregrounds: values that may be what a task looks for.
+        body_is_labelled: whether value 0 is empty space rather than unlabelled tissue.
+        is_ct: whether the images are in Hounsfield units.
+    """
+
+    name: str
+    subjects: list[Subject]
+    foregrounds: tuple[int, ...]
+    body_is_labelled: bool = False
+    is_ct: bool = False
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything training tasks are drawn from: cohorts by name, and lesion masks ``(D, H, W)`` of 1 mm."""
+
+    cohorts: dict[str, Cohort]
+    lesions: list[Tensor] = field(default_factory=list)
+
+
+def subject(labels: np.ndarray, spacing, image: np.ndarray | None = None) -> Subject:
+    """Build a :class:`Subject` from arrays in RAS+ order; spacing in mm."""
+    spacing = np.asarray(spacing, dtype=float)
+    boxes = {
+        value: np.stack([(np.array([s.start + s.stop for s in box]) - 1) / 2, [s.stop - s.start for s in box]]) * spacing
+        for value, box in enumerate(ndimage.find_objects(labels), start=1)
+        if box is not None
+    }
+    picture = None if image is None else torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    held = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))
+    return Subject(held, picture, torch.tensor(spacing, dtype=torch.float32), boxes)
+
+
+def _volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    loaded = nib.as_closest_canonical(nib.load(path))
+    return np.asarray(loaded.dataobj), np.asarray(loaded.header.get_zooms()[:3], dtype=float)
+
+
+def _compact(values: list[int]) -> np.ndarray:
+    """Table from label values to 0, 1, 2, ... that fit into 8 bits."""
+    table = np.zeros(max(values) + 1, dtype=np.uint8)
+    table[values] = np.arange(len(values))
+    return table
+
+
+def _cohort(folder: Path, cases: list[str] | None, allowed: Callable[[int], bool], held_out=(), **facts) -> Cohort:
+    subjects: list[Subject] = []
+    paths = sorted((folder / "labels").glob("*.nii.gz"))
+    paths = [p for p in paths if cases is None or p.name.removesuffix(".nii.gz") in cases]
+    volumes = [_volume(path) for path in paths]
+    values = sorted({0}.union(*(np.unique(labels).tolist() for labels, _ in volumes)))
+    table = _compact(values)
+    for path, (labels, spacing) in zip(paths, volumes):
+        image = folder / "images" / path.name
+        kept = np.where(np.isin(labels, held_out), 0, labels)
+        picture = _volume(image)[0] if image.exists() else None
+        stride = tuple(max(1, round(0.6 / s)) for s in spacing)
+        cut = tuple(slice(None, None, s) for s in stride)
+        subjects.append(
+            subject(table[kept][cut], spacing * stride, None if picture is None else picture[cut].astype(np.float32))
+        )
+    foregrounds = tuple(int(table[v]) for v in values if v and v not in held_out and allowed(v))
+    return Cohort(folder.name, subjects, foregrounds, **facts)
+
+
+HIPPOCAMPI = (17, 53)
+HEADNECK_HELD_OUT = (6, 7)  # larynx, mandible
+
+
+def load_sources(root: Path) -> Sources:
+    """Read the permitted training data below ``root``, see docs/data.md.
+
+    Hippocampus, larynx and mandible are never a foreground. Folders that are missing are left out.
+
+    Raises:
+        InputError: if none is there.
+    """
+    cohorts: dict[str, Cohort] = {}
+
+    def add(name: str, cases=None, allowed=lambda value: True, **facts) -> None:
+        if (root / name / "labels").is_dir():
+            cohorts[name] = _cohort(root / name, cases, allowed, **facts)
+
+    not_hippocampus = {"allowed": lambda value: value not in HIPPOCAMPI}
+    add("brain_labels", body_is_labelled=True, **not_hippocampus)
+    add("macaque_mr", **not_hippocampus)
+    add("headneck_labels")
+    add("fetal_brain_mr")
+    add("colin27_mr", allowed=lambda value: value not in (37, 38))
+    if (root / "headneck_ct").is_dir():
+        split = json.loads((root / "headneck_ct" / "dataset.json").read_text())["split"]["train"]
+        add("headneck_ct", split, held_out=HEADNECK_HELD_OUT, is_ct=True)
+    for path in sorted((root / "atlas_labels" / "labels").glob("*.nii.gz")):
+        labels, spacing = _volume(path)
+        cut = (slice(None, None, max(1, round(0.6 / spacing[0]))),) * 2
+        held = subject(labels[cut], spacing * [cut[0].step, cut[1].step, 1])
+        name = path.name.removesuffix(".nii.gz")
+        cohorts[name] = Cohort(name, [held], tuple(held.boxes))
+    lesions = [torch.from_numpy(_volume(p)[0] > 0) for p in sorted((root / "lesion_labels" / "labels").glob("*.nii.gz"))]
+    if not cohorts:
+        raise InputError(f"{root}: no training data found; expected folders such as brain_labels. See docs/data.md.")
+    return Sources(cohorts, lesions)
