@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from monai.data import MetaTensor
 
-from monai_hyper.data.volumes import SUFFIXES, read_image, read_label, volume_name
+from monai_hyper.data.volumes import SUFFIXES, label_values, read_image, read_label, volume_name
 from monai_hyper.types import MAX_CLASSES, InputError
 
 AbsentMeans = Literal["unannotated", "absent"]
@@ -169,7 +169,7 @@ def class_table(folder: str | Path, cases: Sequence[Case], classes: Sequence[str
     named = _named_labels(read_description(folder).get("labels"))
     if named is None:
         labels = [read_label(case.label) for case in cases if case.label is not None]
-        values = sorted({int(v) for label in labels for v in label.unique().tolist() if v != 0})
+        values = sorted({value for label in labels for value in label_values(label) if value})
         named = {value: f"class_{value}" for value in values}
     if not named:
         raise InputError(f"{folder}: the masks of all {len(cases)} cases are empty. Annotate at least one volume.")

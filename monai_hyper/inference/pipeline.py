@@ -242,9 +242,12 @@ def read_support(
         annotated.append(annotated_classes(case, label, table, absent_means))
         label[~torch.isin(label, torch.tensor(table.values))] = 0
         pairs.append((ResampleToGrid(spacing)(image), ResampleToGrid(spacing, "label")(label)))
-    if plan is None:
-        plan = make_plan(pairs, table, modality_of_text(read_description(folder).get("modality")))
-    return support_from_pairs(pairs, plan, torch.tensor(annotated)), plan
+    try:
+        if plan is None:
+            plan = make_plan(pairs, table, modality_of_text(read_description(folder).get("modality")))
+        return support_from_pairs(pairs, plan, torch.tensor(annotated)), plan
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
 
 
 def support_from_pairs(
@@ -329,8 +332,8 @@ def postprocess(logits: Tensor, plan: Plan, query: MetaTensor) -> MetaTensor:
     result = torch.zeros(best.shape, dtype=torch.int64, device=best.device)
     for value, probability in zip(plan.values, others):  # class by class: all at once would fill the memory
         on_grid = invert(probability[None], query).as_tensor()
-        wins = on_grid > best
-        best, result = torch.where(wins, on_grid, best), torch.where(wins, value, result)
+        result.masked_fill_(on_grid > best, value)
+        torch.maximum(best, on_grid, out=best)
     return MetaTensor(result, affine=query.affine.clone())
 
 

@@ -19,6 +19,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
+from monai_hyper.data.volumes import label_values
 from monai_hyper.types import InputError
 
 Mode = Literal["image", "label"]
@@ -152,7 +153,7 @@ class ResampleToGrid(Transform):
 def _resample_label(label: Tensor, source: Tensor, target: Tensor, shape: Sequence[int]) -> Tensor:
     """The value that fills most of each new voxel; of equal ones the lowest."""
     best, result = None, None
-    for value in label.unique().tolist():
+    for value in label_values(label):
         share = resample((label == value).float(), source, target, shape)
         if best is None:
             best, result = share, torch.full(share.shape, value, dtype=label.dtype, device=label.device)

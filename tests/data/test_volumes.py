@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from monai_hyper.data import volumes
-from monai_hyper.data.volumes import read_header, read_image, read_label, volume_name
+from monai_hyper.data.volumes import label_values, read_header, read_image, read_label, volume_name
 from monai_hyper.types import InputError
 
 AFFINE = np.array([[0.0, 0.0, 3.0, -20.0], [-1.5, 0.0, 0.0, 31.0], [0.0, 2.0, 0.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
@@ -272,3 +272,8 @@ def test_an_empty_volume_is_refused(tmp_path, array):
 @pytest.mark.parametrize("name", ["a.b.nii.gz", "a.b.nii", "a.b.nrrd", "a.b.MHA"])
 def test_names_lose_only_the_suffix(name):
     assert volume_name(name) == "a.b"
+
+
+@pytest.mark.parametrize("values", [[0], [3, 9], [0, 1, 70_000, 2**40]])
+def test_the_values_of_a_label_map_are_found(values):
+    assert label_values(torch.tensor(values * 2)) == values

@@ -34,7 +34,9 @@ TABLE = ClassTable((2, 7), ("liver", "tumour"))
 MR_PLAN = Plan("MR", 1.5, None, TABLE.names, TABLE.values, measured="MR")
 
 
-def pair(seed: int = 0, shape=(30, 26, 14), spacing=(1.0, 1.25, 2.5), ct: bool = False) -> tuple[MetaTensor, MetaTensor]:
+def pair(
+    seed: int = 0, shape=(30, 26, 14), spacing=(1.0, 1.25, 2.5), ct: bool = False
+) -> tuple[MetaTensor, MetaTensor]:
     """Two ellipsoids of values 2 and 7 in an image that shows them, RAS."""
     rng = np.random.default_rng(seed)
     axes = np.meshgrid(*(np.arange(n) / n for n in shape), indexing="ij")
@@ -213,7 +215,7 @@ def test_one_volume_and_one_class_are_enough(tmp_path):
 def test_a_class_in_no_support_volume_is_refused(tmp_path, absent_means):
     image, label = pair()
     folder = write(tmp_path, [(image, (label == 2).long() * 2)])
-    with pytest.raises(InputError, match="class 'tumour' .* is in no support volume"):
+    with pytest.raises(InputError, match=f"{tmp_path}: class 'tumour' .* is in no support volume"):
         read_support(folder, absent_means=absent_means)
 
 
