@@ -32,7 +32,7 @@ demo: install
 
 bundles: install
 	for bundle in bundles/*/; do \
-	    $(BIN)/python -m monai_hyper.export.bundle_weights monai_hyper/weights/*.safetensors $${bundle}models/model.pt || exit 1; \
+	    $(BIN)/python -m monai_hyper.export.bundle_weights monai_hyper/weights/hyper_ctmr.safetensors $${bundle}models/model.pt || exit 1; \
 	done
 
 clean:

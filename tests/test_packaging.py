@@ -1,6 +1,7 @@
 """The package can be installed as declared, and importing it costs nothing."""
 
 import configparser
+import json
 import re
 import subprocess
 import sys
@@ -54,3 +55,10 @@ def test_import_loads_nothing_heavy():
 def test_no_code_names_a_home_or_temporary_folder():
     for path in [ROOT / "Makefile", ROOT / ".ci" / "run", *(ROOT / "monai_hyper").rglob("*.py")]:
         assert not re.search(r"(?<![\w.])/(home|root|work|tmp|mnt)/", path.read_text()), path
+
+
+def test_bundles_state_the_version_of_the_package():
+    for path in (ROOT / "bundles").glob("*/configs/metadata.json"):
+        metadata = json.loads(path.read_text())
+        assert metadata["version"] in metadata["changelog"]
+        assert metadata["required_packages_version"]["monai_hyper"] == monai_hyper.__version__
