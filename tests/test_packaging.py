@@ -1,5 +1,6 @@
 """The package can be installed as declared, and importing it costs nothing."""
 
+import ast
 import configparser
 import json
 import re
@@ -29,6 +30,22 @@ def test_every_requirement_is_pinned_and_torch_comes_first():
     required = {_name(line) for text in lists for line in text.split("\n") if line.strip() and "%(" not in line}
     assert pinned[0] == "torch"
     assert required <= set(pinned)
+
+
+def _imported(source: Path) -> set[str]:
+    """First part of the name of every module a file imports."""
+    nodes = list(ast.walk(ast.parse(source.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {name.split(".")[0] for name in plain | {n.module for n in nodes if isinstance(n, ast.ImportFrom)}}
+
+
+def test_everything_imported_is_required():
+    setup = _setup()
+    declared = setup["options"]["install_requires"] + setup["options.extras_require"]["train"]
+    known = {_name(line) for line in declared.splitlines() if line.strip()} | sys.stdlib_module_names | {"monai_hyper"}
+    for source in (ROOT / "monai_hyper").rglob("*.py"):
+        missing = {name for name in _imported(source) if name.lower() not in known} - {"ignite"}
+        assert not missing, f"{source.name} imports {missing}, which setup.cfg does not require"
 
 
 def test_constraints_name_published_versions_only():
