@@ -1,0 +1,225 @@
+"""One function per verb of the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from monai.data import MetaTensor
+from safetensors.torch import save_file
+
+import monai_hyper
+from monai_hyper.data.folder import AbsentMeans
+from monai_hyper.data.tensors import load_tensors
+from monai_hyper.data.volumes import SUFFIXES, read_header, read_image, volume_name
+from monai_hyper.evaluation.simple import score_folder, split_cases, table_rows
+from monai_hyper.export.nifti import save_label
+from monai_hyper.export.overview import overview
+from monai_hyper.inference.pipeline import modality_warning, read_support
+from monai_hyper.inference.segmenter import Segmenter
+from monai_hyper.networks.released import RELEASED
+from monai_hyper.transforms.classes import SelectClasses
+from monai_hyper.types import InputError
+
+Report = Callable[[str], None]
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    found = {name: version(name) for name in ("monai", "torch", "numpy", "nibabel")}
+    return {"monai_hyper": monai_hyper.__version__, "python": platform.python_version(), **found}
+
+
+def find_queries(path: Path) -> list[Path]:
+    """Volumes to segment: a file, a folder of files (or with ``images/``), or a folder of one DICOM series.
+
+    Raises:
+        InputError: if there is nothing, or two volumes have one name.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such query; expected a volume or a folder of volumes. Check the path.")
+    if path.is_file():
+        return [path]
+    folder = path / "images" if (path / "images").is_dir() else path
+    found = sorted(f for f in folder.iterdir() if f.is_file() and f.name.lower().endswith(tuple(SUFFIXES)))
+    found = found or sorted(f for f in folder.iterdir() if f.is_dir() and folder.name == "images") or [folder]
+    names = [volume_name(f) for f in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: several volumes are called '{twice[0]}'; expected one. Rename or move them.")
+    return found
+
+
+def refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
+    """
+    Raises:
+        InputError: if a result exists already and may not be replaced.
+    """
+    there = [path for path in paths if path.exists()]
+    if there and not overwrite:
+        raise InputError(f"{there[0]}: exists already. Choose another --output or allow it with --overwrite.")
+
+
+def segment(
+    support: Path,
+    query: Path,
+    output: Path,
+    classes: Sequence[str] | None = None,
+    absent_means: AbsentMeans = "unannotated",
+    weights: Path | None = None,
+    device: str = "cpu",
+    save_network: Path | None = None,
+    overwrite: bool = False,
+    progress: Report = print,
+) -> list[dict]:
+    """Segment volumes after the example of a folder of annotated ones.
+
+    Writes for every query NAME a label map ``NAME.nii.gz``, an overview ``NAME.png`` and ``NAME.json`` (volumes in
+    ml, timings, preparation, versions). Nothing is written unless every query succeeds.
+
+    Returns:
+        the contents of the JSON files.
+    """
+    queries = find_queries(query)
+    results = [f"{volume_name(q)}{ending}" for q in queries for ending in (".nii.gz", ".png", ".json")]
+    network_files = [save_network / name for name in NETWORK_FILES] if save_network else []
+    refuse_existing([output / name for name in results] + network_files, overwrite)
+    for path in queries:
+        read_header(path)
+    support_set, plan = read_support(support, classes=classes, absent_means=absent_means)
+    segmenter = Segmenter(weights, device).fit(support_set, plan)
+    progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output.parent, prefix=".segment-") as beside:
+        reports = [segment_one(segmenter, path, Path(beside), support_set.shots, progress) for path in queries]
+        output.mkdir(exist_ok=True)
+        for name in results:
+            os.replace(Path(beside) / name, output / name)
+    if save_network:
+        write_network(segmenter, save_network)
+    return reports
+
+
+def segment_one(segmenter: Segmenter, path: Path, folder: Path, shots: int, progress: Report) -> dict:
+    """Segment one volume into ``folder``; returns what the JSON file says."""
+    image, name, plan = read_image(path), volume_name(path), segmenter.plan_
+    warning = modality_warning(image, plan)
+    if warning:
+        progress(f"warning: {name}: {warning}")
+    begun = time.perf_counter()
+    label = segmenter.predict(image)
+    seconds = time.perf_counter() - begun
+    save_label(label, folder / f"{name}.nii.gz")
+    overview(image, SelectClasses(plan.values)(label), plan.classes, folder / f"{name}.png")
+    report = {
+        "query": path.name,
+        "volumes_ml": volumes_ml(label, plan.classes, plan.values),
+        "shots": shots,
+        "seconds": {"generate_network": segmenter.fit_seconds_, "segment": seconds},
+        "warnings": [warning] if warning else [],
+        "preparation": plan.to_dict(),
+        "versions": versions(),
+    }
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1))
+    progress(f"{name}: {seconds:.2f} s")
+    return report
+
+
+def volumes_ml(label: MetaTensor, classes: Sequence[str], values: Sequence[int]) -> dict[str, float]:
+    """Volume of every class in ml."""
+    voxel = float(label.affine[:3, :3].det().abs()) / 1000
+    return {name: round(int((label == value).sum()) * voxel, 4) for name, value in zip(classes, values)}
+
+
+NETWORK_FILES = ("network.ts", "network.safetensors", "plan.json")
+
+
+def write_network(segmenter: Segmenter, folder: Path) -> None:
+    """Write the generated network: TorchScript that runs without this package, its weights, and how to prepare images.
+
+    Every file is written beside its place and renamed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    module = segmenter.network_.materialise().cpu()
+    with TemporaryDirectory(dir=folder, prefix=".network-") as beside:
+        torch.jit.script(module).save(str(Path(beside) / "network.ts"))
+        save_file({n: t.contiguous() for n, t in module.state_dict().items()}, Path(beside) / "network.safetensors")
+        (Path(beside) / "plan.json").write_text(json.dumps(segmenter.plan_.to_dict(), indent=1))
+        for name in NETWORK_FILES:
+            os.replace(Path(beside) / name, folder / name)
+
+
+def evaluate(
+    data: Path,
+    output: Path,
+    split: str | None = None,
+    shots: int = 4,
+    queries: int = 20,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Report = print,
+) -> list[dict]:
+    """Dice per case and class on a labelled folder, beside the mean support mask; written to ``results.csv``."""
+    refuse_existing([output / "results.csv"], overwrite)
+    support, query = split_cases(data, split, shots, queries, seed, classes)
+    scored = []
+    for case in score_folder(Segmenter(weights, device), data, support, query, classes):
+        progress(f"{case.case}: {case.seconds:.2f} s")
+        scored.append(case)
+    rows = table_rows(scored)
+    output.mkdir(parents=True, exist_ok=True)
+    beside = output / "results.csv.part"
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(beside, output / "results.csv")
+    return rows
+
+
+def train(config: Path, data: Path, output: Path | None = None, progress: Report = print) -> Path:
+    """Meta-train by a JSON file with the fields of ``TrainConfig``; goes on where a run was cut off.
+
+    Raises:
+        InputError: if the file is missing, no JSON, or has unknown fields.
+    """
+    from monai_hyper.synthesis.sources import load_sources
+    from monai_hyper.training.loop import TrainConfig
+    from monai_hyper.training.loop import train as run
+
+    try:
+        fields = json.loads(config.read_text())
+        fields["output"] = Path(output or fields["output"])
+        settings = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
+        known = ", ".join(TrainConfig.__dataclass_fields__)
+        raise InputError(f"{config}: {error}. Expected a JSON object with some of: {known}.") from error
+    progress("reading the training data")
+    return run(settings, load_sources(data))
+
+
+def info() -> dict:
+    """Versions, device, and the released weights with what they were trained on."""
+    tensors, facts = load_tensors(RELEASED)
+    return {
+        "versions": versions(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "weights": {
+            "file": RELEASED.name,
+            "megabytes": round(RELEASED.stat().st_size / 1e6, 1),
+            "parameters": sum(t.numel() for t in tensors.values()),
+            "steps": facts.get("step"),
+            "hours": round(facts.get("seconds", 0) / 3600, 2),
+        },
+    }

@@ -1,0 +1,94 @@
+"""From files to files: the whole way in one object."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from monai_hyper.data.support import SupportSet
+from monai_hyper.data.volumes import read_image
+from monai_hyper.inference.pipeline import Plan, postprocess, preprocess, read_support
+from monai_hyper.networks.model import ConditionedNetwork
+from monai_hyper.networks.released import load_model
+
+
+class Segmenter:
+    """Segment new volumes after the example of a few annotated ones.
+
+    Args:
+        weights: file of the model's weights; default: the released ones.
+        device: where to compute, such as "cpu" or "cuda".
+
+    Attributes:
+        network_: the generated network, after :meth:`fit`.
+        plan_: how volumes are prepared, after :meth:`fit`.
+        classes_: names of the foreground classes, after :meth:`fit`.
+        fit_seconds_: duration of the generation of the network, s.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from monai_hyper.data.phantom import write_phantom
+        >>> folder = write_phantom(Path(mkdtemp()), "head_mr", cases=2)
+        >>> segmenter = Segmenter().fit(folder)
+        >>> query = next((folder / "images").iterdir())
+        >>> segmenter.predict(query).shape == read_image(query).shape
+        True
+    """
+
+    def __init__(self, weights: str | Path | None = None, device: str = "cpu") -> None:
+        self.model = load_model(None if weights is None else Path(weights)).to(device)
+        self.device = device
+
+    @torch.no_grad()
+    def fit(self, support: str | Path | SupportSet, plan: Plan | None = None) -> Segmenter:
+        """Generate the network of a task.
+
+        Args:
+            support: folder of annotated volumes, or a support set that was prepared by ``plan``.
+            plan: how volumes are prepared; needed with a support set, made from a folder.
+
+        Raises:
+            InputError: for defects of the folder, see :func:`read_support`.
+            TypeError: for a support set without its plan.
+        """
+        if not isinstance(support, SupportSet):
+            support, plan = read_support(support, plan)
+        elif plan is None:
+            raise TypeError("fit() got a SupportSet without its plan; read_support returns both, pass both on.")
+        begun = time.perf_counter()
+        self.network_: ConditionedNetwork = self.model.condition(support.to(self.device))
+        self.fit_seconds_ = time.perf_counter() - begun
+        self.plan_, self.classes_ = plan, plan.classes
+        return self
+
+    @torch.no_grad()
+    def logits(self, query: MetaTensor) -> Tensor:
+        """Logits on the task's grid, ``(N, d, h, w)``, of a volume as read, ``(1, D, H, W)``.
+
+        Raises:
+            RuntimeError: before :meth:`fit`.
+        """
+        if not hasattr(self, "network_"):
+            raise RuntimeError("this Segmenter has seen no support set; call fit() first.")
+        prepared = preprocess(query, self.plan_).as_tensor()[None]
+        return self.network_(prepared.to(self.device))[0].cpu()
+
+    def predict(self, query: str | Path | MetaTensor) -> MetaTensor:
+        """Segment one volume.
+
+        Args:
+            query: a file, a folder of one DICOM series, or a volume ``(1, D, H, W)`` with its affine.
+
+        Returns:
+            label map on the query's own grid, ``(1, D, H, W)`` int64, in the values of the support's label maps.
+
+        Raises:
+            InputError: for defects of the file.
+            RuntimeError: before :meth:`fit`.
+        """
+        volume = query if isinstance(query, MetaTensor) else read_image(query)
+        return postprocess(self.logits(volume), self.plan_, volume)
