@@ -11,6 +11,9 @@ from monai_hyper.networks.functional import fit_field
 FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS = 512, 512, 768
 """Voxels read per volume: of every class, next to the foreground, and elsewhere."""
 
+OTHERS = 0.2
+"""Share of the other classes in what a class is told from."""
+
 
 def pick(region: Tensor, jitter: Tensor) -> Tensor:
     """Choose ``M`` voxels of a flat boolean region evenly, with repetition if it is smaller.
@@ -27,33 +30,47 @@ def pick(region: Tensor, jitter: Tensor) -> Tensor:
     return inside[(steps * len(inside)).long().clamp(max=len(inside) - 1)] if len(inside) else inside
 
 
-def sample_points(
-    label: Tensor, classes: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Voxels that stand for one annotated volume, weighted so that no region outweighs another.
-
-    Foreground classes share half of the weight; the rim around them and the far background have a quarter each.
+def sample_regions(label: Tensor, classes: int, generator: torch.Generator | None = None) -> list[Tensor]:
+    """Voxels that stand for the regions of one annotated volume.
 
     Args:
         label: ``(D, H, W)``, 0 to ``classes``.
 
     Returns:
-        positions in voxels ``(M, 3)``, weights ``(M,)``, one-hot targets without background ``(M, classes)``.
+        positions in voxels ``(M_r, 3)`` of every class, of the rim around them, and of the far background; none for
+        an empty region.
     """
     foreground = (label > 0).float()[None, None]
     rim = (F.max_pool3d(foreground, 5, 1, 2) > foreground).flatten()
-    regions = [((label == c + 1).flatten(), FOREGROUND_POINTS, 0.5) for c in range(classes)]
-    present = max(1, sum(int(region.any()) for region, _, _ in regions))
-    regions = [(region, count, weight / present) for region, count, weight in regions]
     far = (label.flatten() == 0) & ~rim
-    regions += [(rim, RIM_POINTS, 0.25), (far, FAR_POINTS, 0.25)]
+    regions = [((label == c + 1).flatten(), FOREGROUND_POINTS) for c in range(classes)]
     jitter = torch.rand(max(FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS), generator=generator).to(label.device)
-    picked = [(pick(region, jitter[:count]), weight) for region, count, weight in regions]
-    index = torch.cat([found for found, _ in picked])
-    weights = torch.cat([torch.full(found.shape, w / max(1, len(found)), device=label.device) for found, w in picked])
-    size = label.shape
-    where = torch.stack([index // (size[1] * size[2]), index // size[2] % size[1], index % size[2]], 1)
-    return where.float(), weights, F.one_hot(label.flatten()[index].long(), classes + 1)[:, 1:].float()
+    picked = [pick(region, jitter[:count]) for region, count in [*regions, (rim, RIM_POINTS), (far, FAR_POINTS)]]
+    _, h, w = label.shape
+    return [torch.stack([index // (h * w), index // w % h, index % w], 1).float() for index in picked]
+
+
+def region_weights(present: Tensor) -> Tensor:
+    """What each region weighs when one class is told from everything else.
+
+    The class itself has half of the weight, whatever its size; the other half goes to rim and far background, and to
+    the other classes where there are any.
+
+    Args:
+        present: which classes occur in a volume, ``(n,)`` bool.
+
+    Returns:
+        weight of every class, rim and far background for every class, ``(n, n + 2)``.
+
+    Example:
+        >>> region_weights(torch.tensor([True]))
+        tensor([[0.5000, 0.2500, 0.2500]])
+    """
+    others = present.float().expand(len(present), -1) * (1 - torch.eye(len(present), device=present.device))
+    count = others.sum(1, keepdim=True)
+    background = torch.where(count > 0, (1 - OTHERS) / 2, 0.5) / 2
+    weights = 0.5 * torch.eye(len(present), device=present.device) + OTHERS / 2 * others / count.clamp(min=1)
+    return torch.cat([weights, background, background], 1)
 
 
 def features_at(features: list[Tensor], factors: list[int], where: Tensor) -> Tensor:
@@ -78,8 +95,8 @@ class RidgeHead(nn.Module):
     """Closed-form linear read-out, differentiable, with learned regularisers and a learned calibration.
 
     After Bertinetto et al., "Meta-learning with differentiable closed-form solvers", 2019,
-    https://arxiv.org/abs/1805.08136. Every class is regressed on all features and on the mean masks from the
-    volumes that annotate it. Because balanced weights pretend that half of the volume is foreground, the logit is
+    https://arxiv.org/abs/1805.08136. Every class is regressed, against all that is not it, on all
+    features and on the mean masks, from the volumes that annotate it. Because balanced weights pretend that half of the volume is foreground, the logit is
     ``s (score - t)`` with ``s`` and ``t`` from the task and the foreground fraction.
 
     Args:
@@ -103,39 +120,44 @@ class RidgeHead(nn.Module):
         labels: Tensor,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """Gram matrix and moments of every volume.
+        """Gram matrix and moments of every volume and class.
 
         Args:
             features: ``(k, C_i, ...)``; masks: mean masks over the field of view, ``(k, n, ...)``.
             labels: ``(k, 1, D, H, W)``.
 
         Returns:
-            ``(k, F, F)`` and ``(k, F, n)``; the last feature is the constant 1.
+            ``(k, n, F, F)`` and ``(k, n, F)``; the last feature is the constant 1.
         """
         grams, moments = [], []
+        classes = masks.shape[1]
         fields = fit_field(masks, list(labels.shape[2:]))
         for shot in range(labels.shape[0]):
-            where, weight, target = sample_points(labels[shot, 0], masks.shape[1], generator)
+            regions = sample_regions(labels[shot, 0], classes, generator)
+            sizes = [len(region) for region in regions]
             inputs = [f[shot : shot + 1].float() for f in features] + [fields[shot : shot + 1]]
-            rows = F.pad(features_at(inputs, [*factors, 1], where), [0, 1], value=1.0)
-            grams.append(rows.T @ (weight[:, None] * rows))
-            moments.append(rows.T @ (weight[:, None] * target))
+            rows = F.pad(features_at(inputs, [*factors, 1], torch.cat(regions)), [0, 1], value=1.0)
+            parts = [part / max(1, len(part)) ** 0.5 for part in rows.split(sizes)]
+            gram = torch.stack([part.T @ part for part in parts])
+            present = torch.tensor([size > 0 for size in sizes[:classes]], device=rows.device)
+            grams.append(torch.einsum("nr,rfg->nfg", region_weights(present), gram))
+            moments.append(0.5 * gram[:classes, :, -1])  # the mean over the class itself, since the last feature is 1
         return torch.stack(grams), torch.stack(moments)
 
     def solve(self, gram: Tensor, moment: Tensor, used: Tensor) -> Tensor:
         """Ridge solutions for several choices of volumes.
 
         Args:
-            gram: ``(K, F, F)``; moment: ``(K, F, n)``; used: volumes per choice and class, ``(S, K, n)``.
+            gram: ``(K, n, F, F)``; moment: ``(K, n, F)``; used: volumes per choice and class, ``(S, K, n)``.
 
         Returns:
             ``(S, n, F)``.
         """
         share = used / used.sum(1, keepdim=True).clamp(min=1)
-        left = torch.einsum("skn,kfg->snfg", share, gram)
-        right = torch.einsum("skn,kfn->snf", share, moment)
+        left = torch.einsum("skn,knfg->snfg", share, gram)
+        right = torch.einsum("skn,knf->snf", share, moment)
         penalty = self.log_penalty.exp()
-        sizes = [*self.widths, moment.shape[2]]
+        sizes = [*self.widths, moment.shape[1]]
         diagonal = torch.cat([p.expand(size) for p, size in zip(penalty, sizes)] + [penalty.new_tensor([1e-5])])
         factor = torch.linalg.cholesky(left + torch.diag(diagonal))
         return torch.cholesky_solve(right[..., None], factor)[..., 0]
