@@ -25,12 +25,13 @@ class MeanMask:
             softmax of them is the mean mask, so the class with the largest share wins.
         """
         largest = [int(side) for side in support.extents.amax(0)]
-        total = torch.zeros(1, len(support.classes), *largest)
+        annotated = support.annotated.to(support.labels.device)
+        total = torch.zeros(1, len(support.classes), *largest, device=annotated.device)
         for shots, _, labels in support.volumes():
             one_hot = F.one_hot(labels[:, 0], len(support.classes) + 1).movedim(-1, 1)[:, 1:].float()
-            seen = support.annotated[shots][:, :, None, None, None]
+            seen = annotated[shots][:, :, None, None, None]
             total += (fit_field(one_hot, largest) * seen).sum(0, keepdim=True)
-        mean = total / support.annotated.sum(0).view(1, -1, 1, 1, 1)
+        mean = total / annotated.sum(0).view(1, -1, 1, 1, 1)
 
         def network(query: Tensor) -> Tensor:
             share = fit_field(mean, list(query.shape[2:])).expand(query.shape[0], -1, -1, -1, -1)

@@ -1,0 +1,101 @@
+"""Meta-training: the same weights whether or not it was interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_hyper.data.tensors import load_tensors
+from monai_hyper.networks.model import HyperModel
+from monai_hyper.synthesis.sources import Sources
+from monai_hyper.training.loop import STATE, WEIGHTS, TrainConfig, parameter_groups, rate_factor, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RUN = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.unet import UNetBody
+from monai_hyper.synthesis.sources import Sources
+from monai_hyper.training import loop
+
+torch.set_num_threads(1)
+torch.manual_seed(5)
+model = HyperModel(UNetBody(10, channels=(8, 8, 8, 8), thin=4), embedding_dim=16)
+last = int(sys.argv[2])
+step_of = loop.train_step
+
+def killed_in_the_middle(model, optimiser, episode, step, config):
+    found = step_of(model, optimiser, episode, step, config)
+    if step == last:  # after the update, before the checkpoint
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+loop.train_step = killed_in_the_middle
+loop.train(loop.TrainConfig(Path(sys.argv[1]), steps=5, decay=2, warm_up=2, every=1, voxels=(8000, 9000),
+                            budget=30_000), Sources({}), model)
+"""
+
+
+def _run(output: Path, kill_at: int = -1) -> int:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RUN, str(output), str(kill_at)]
+    return subprocess.run(command, capture_output=True, cwd=ROOT, env=environment).returncode
+
+
+def test_a_killed_and_resumed_run_reaches_the_weights_of_an_unbroken_one(tmp_path):
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    assert _run(unbroken) == 0
+    assert _run(killed, kill_at=2) == -signal.SIGKILL
+    assert load_tensors(killed / STATE)[1]["step"] == 2
+    assert _run(killed) == 0
+    for name in (STATE, WEIGHTS):
+        (expected, facts), (found, found_facts) = load_tensors(unbroken / name), load_tensors(killed / name)
+        assert facts["step"] == found_facts["step"] == 5
+        assert found.keys() == expected.keys()
+        differing = [n for n, t in expected.items() if not torch.equal(found[n], t)]
+        assert differing == []
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_training_changes_the_weights_and_keeps_halves_of_their_average(tmp_path):
+    torch.manual_seed(0)
+    model = HyperModel()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = TrainConfig(tmp_path, steps=1, warm_up=1, decay=1, voxels=(8000, 9000), budget=20_000, average=0.5)
+    tensors, facts = load_tensors(train(config, Sources({}), model))
+    assert facts["step"] == 1
+    assert tensors.keys() == before.keys()
+    assert all(t.dtype == torch.float16 for t in tensors.values())
+    moved = [n for n, value in model.state_dict().items() if not torch.equal(value, before[n])]
+    assert {"head.log_penalty", "body.thin.conv.weight"} <= set(moved)
+
+
+def test_the_learning_rate_warms_up_stays_and_decays_to_zero():
+    config = TrainConfig(Path("unused"), steps=100, warm_up=10, decay=20)
+    factors = [rate_factor(step, config) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == 1
+    assert set(factors[9:81]) == {1.0}
+    assert factors[90] == pytest.approx(0.5) and factors[100] == 0
+    assert factors[:10] == sorted(factors[:10]) and factors[80:] == sorted(factors[80:], reverse=True)
+    assert rate_factor(150, config) == 0
+
+
+def test_every_parameter_is_in_one_group_and_orthonormal_factors_do_not_decay():
+    model, config = HyperModel(), TrainConfig(Path("unused"))
+    groups = parameter_groups(model, config)
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    rates = {id(parameter): group["rate"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if ".fixed." in name or parameter.dim() == 1:
+            assert decays[id(parameter)] == 0, name
+        if name.startswith("body."):
+            assert rates[id(parameter)] == config.body_rate, name
