@@ -84,3 +84,17 @@ def test_linked_documents_exist():
     later = {"docs/training_log.md", "docs/pictures/demo_torso.png", "docs/pictures/demo_head.png"}
     for link in set(re.findall(r"\]\(([^):]+)\)", README)) - later:
         assert (ROOT / link).exists(), link
+
+
+def test_every_training_source_is_described_with_its_licence():
+    code = (ROOT / "monai_hyper" / "synthesis" / "sources.py").read_text()
+    read = set(re.findall(r'(?:\badd\(|root / )"(\w+)"', code))
+    described = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("## Training")[2]
+    for text in (README.partition("## Licence")[2], described.partition("## Evaluation only")[0]):
+        assert read == set(re.findall(r"^\| `(\w+)`", text, re.M))
+
+
+@pytest.mark.shared_data
+def test_every_data_set_at_hand_is_described(shared_data):
+    described = re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.M)
+    assert {path.parent.name for path in shared_data.glob("*/dataset.json")} <= set(described)
