@@ -62,7 +62,7 @@ def subject(labels: np.ndarray, spacing, image: np.ndarray | None = None) -> Sub
     """Build a :class:`Subject` from arrays in RAS+ order; spacing in mm."""
     spacing = np.asarray(spacing, dtype=float)
     boxes = {
-        value: np.stack([(np.array([s.start + s.stop for s in box]) - 1) / 2, [s.stop - s.start for s in box]]) * spacing
+        value: spacing * [[(s.start + s.stop - 1) / 2 for s in box], [s.stop - s.start for s in box]]
         for value, box in enumerate(ndimage.find_objects(labels), start=1)
         if box is not None
     }
@@ -136,7 +136,8 @@ def load_sources(root: Path) -> Sources:
         held = subject(labels[cut], spacing * [cut[0].step, cut[1].step, 1])
         name = path.name.removesuffix(".nii.gz")
         cohorts[name] = Cohort(name, [held], tuple(held.boxes))
-    lesions = [torch.from_numpy(_volume(p)[0] > 0) for p in sorted((root / "lesion_labels" / "labels").glob("*.nii.gz"))]
+    paths = sorted((root / "lesion_labels" / "labels").glob("*.nii.gz"))
+    lesions = [torch.from_numpy(_volume(path)[0] > 0) for path in paths]
     if not cohorts:
         raise InputError(f"{root}: no training data found; expected folders such as brain_labels. See docs/data.md.")
     return Sources(cohorts, lesions)

@@ -83,7 +83,10 @@ class TaskEngine:
     def __init__(self, sources: Sources, settings: TaskSettings | None = None, seed: int = 0) -> None:
         self.sources, self.settings, self.seed = sources, settings or TaskSettings(), seed
         weights = self.settings.families or FAMILIES
-        self.families = [f for f in weights if f == "shapes" or f in sources.cohorts or (f == "lesions" and sources.lesions)]
+        possible = {"shapes", *sources.cohorts}
+        if sources.lesions and "brain_labels" in sources.cohorts:
+            possible.add("lesions")
+        self.families = [family for family in weights if family in possible]
         self.odds = np.array([weights[f] for f in self.families]) / sum(weights[f] for f in self.families)
 
     def episode(self, index: int) -> Episode:
@@ -119,6 +122,8 @@ class TaskEngine:
         images = self._images(cohort, subjects, frame, values, labels, shots, rng, generator)
         if perturbed and rng.random() < 0.3:
             images, labels = _pad_sides(images, labels, rng)
+            if not _shown(labels, len(classes), shots):
+                return None
         images, labels = _flip(images, labels, rng)
         names = tuple(f"class_{c + 1}" for c in range(len(classes)))
         support = SupportSet(images[:shots], labels[:shots], names)
@@ -136,8 +141,8 @@ class TaskEngine:
         shown = cohort.subjects[int(rng.integers(len(cohort.subjects)))].boxes
         present = [v for v in cohort.foregrounds if v in shown]
         anchor = int(rng.choice(present))
-        others = sorted((v for v in present if v != anchor), key=lambda v: np.linalg.norm(shown[v][0] - shown[anchor][0]))
-        near = others[:6]
+        centre = shown[anchor][0]
+        near = sorted((v for v in present if v != anchor), key=lambda v: np.linalg.norm(shown[v][0] - centre))[:6]
         rng.shuffle(near)
         kind = rng.random()
         if kind < 0.25:
@@ -147,7 +152,9 @@ class TaskEngine:
         return [[anchor]]
 
     @staticmethod
-    def _subjects(cohort: Cohort, classes: list[list[int]], count: int, rng: np.random.Generator) -> list[Subject] | None:
+    def _subjects(
+        cohort: Cohort, classes: list[list[int]], count: int, rng: np.random.Generator
+    ) -> list[Subject] | None:
         fit = [s for s in cohort.subjects if all(any(v in s.boxes for v in values) for values in classes)]
         if not fit:
             return None
@@ -205,7 +212,8 @@ def _frame(subjects, wanted, voxels, perturbed, rng, generator) -> Frame:
     sides = np.array(size) * spacing
     slack = np.clip(sides - extent, 0, None) / 2
     offset = rng.uniform(-0.7, 0.7, 3) * slack
-    spread = rng.uniform(-0.25, 0.25, (len(subjects), 3)) if perturbed else 0.035 * rng.standard_normal((len(subjects), 3))
+    cases = (len(subjects), 3)
+    spread = rng.uniform(-0.25, 0.25, cases) if perturbed else 0.035 * rng.standard_normal(cases)
     centre = torch.tensor((low + high) / 2 + offset + spread * sides, dtype=torch.float32)
     alone = len({id(s) for s in subjects}) < len(subjects)
     bend = random_field(len(subjects), size, int(rng.integers(3, 6)), generator)

@@ -1,0 +1,115 @@
+"""What may be trained on: permitted cases and permitted classes, nothing else."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from monai_hyper.synthesis.sources import HEADNECK_HELD_OUT, HIPPOCAMPI, Sources, load_sources
+from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
+from monai_hyper.types import InputError
+
+SIZE = (20, 22, 24)
+BRAIN = (2, 17, 53, 77)
+
+
+def _blocks(values: tuple[int, ...]) -> np.ndarray:
+    """One block per value, side by side."""
+    labels = np.zeros(SIZE, dtype=np.uint8)
+    for place, value in enumerate(values):
+        labels[4:16, 2 + 3 * place : 5 + 3 * place, 4:20] = value
+    return labels
+
+
+def _write(folder: Path, name: str, labels: np.ndarray, image: np.ndarray | None, affine: np.ndarray) -> None:
+    for part, array in (("labels", labels), ("images", image)):
+        if array is not None:
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, affine), folder / part / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder that looks like the permitted training data, and holds what is forbidden too."""
+    root = tmp_path_factory.mktemp("data")
+    axes = np.diag([2.0, 2, 2, 1])
+    for case in range(3):
+        _write(root / "brain_labels", f"brain_{case}", _blocks(BRAIN), None, axes)
+        labels = _blocks((1, 2, 3, *HEADNECK_HELD_OUT))
+        _write(root / "headneck_ct", f"case_{case}", labels, labels.astype(np.int16) * 50, np.diag([-2.0, -2, 2, 1]))
+        _write(root / "hippocampus_mr", f"hippocampus_{case}", _blocks((1, 2)), None, axes)
+    split = {"train": ["case_0", "case_2"], "select": ["case_1"], "evaluation": []}
+    (root / "headneck_ct" / "dataset.json").write_text(json.dumps({"split": split}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def sources(folder) -> Sources:
+    return load_sources(folder)
+
+
+def test_held_out_data_sets_are_not_read(sources):
+    assert set(sources.cohorts) == {"brain_labels", "headneck_ct"}
+
+
+def test_hippocampi_are_tissue_but_never_a_foreground(sources):
+    cohort = sources.cohorts["brain_labels"]
+    shown = cohort.subjects[0].labels
+    original = torch.from_numpy(_blocks(BRAIN))
+    for value in HIPPOCAMPI:
+        (found,) = set(shown[original == value].tolist())
+        assert found != 0 and found not in cohort.foregrounds
+    assert {int(original[shown == value][0]) for value in cohort.foregrounds} == {2, 77}
+
+
+def test_larynx_and_mandible_become_background(sources):
+    cohort = sources.cohorts["headneck_ct"]
+    labels = _blocks((1, 2, 3, *HEADNECK_HELD_OUT))[::-1, ::-1].copy()
+    for held in cohort.subjects:
+        assert not held.labels[torch.from_numpy(np.isin(labels, HEADNECK_HELD_OUT))].any()
+        assert bool((held.labels[torch.from_numpy(np.isin(labels, (1, 2, 3)))] > 0).all())
+        assert set(held.boxes) == set(cohort.foregrounds) and len(cohort.foregrounds) == 3
+
+
+def test_only_training_cases_are_loaded(sources):
+    assert len(sources.cohorts["headneck_ct"].subjects) == 2
+    assert len(sources.cohorts["brain_labels"].subjects) == 3
+
+
+def test_images_and_labels_are_turned_alike(sources):
+    for held in sources.cohorts["headneck_ct"].subjects:
+        in_hounsfield = held.image / 50
+        assert torch.equal(held.labels > 0, (in_hounsfield > 0) & ~torch.isin(in_hounsfield, torch.tensor([6.0, 7.0])))
+        assert held.spacing.tolist() == [2, 2, 2]
+
+
+def test_boxes_tell_where_values_lie_in_mm(sources):
+    cohort = sources.cohorts["brain_labels"]
+    middle, length = cohort.subjects[0].boxes[cohort.foregrounds[0]]
+    assert middle.tolist() == [19, 6, 23]  # voxels 4..15, 2..4, 4..19 of 2 mm
+    assert length.tolist() == [24, 6, 32]
+
+
+def test_no_task_asks_for_what_is_held_out(sources):
+    """The held-out tissue stays where the labels of a task are 0."""
+    engine = TaskEngine(sources, TaskSettings((8000, 9000), 20_000, {"brain_labels": 0.5, "headneck_ct": 0.5}))
+    for cohort, forbidden in ((sources.cohorts["brain_labels"], 2), (sources.cohorts["headneck_ct"], 0)):
+        rng = np.random.default_rng(0)
+        drawn = {v for _ in range(100) for members in engine._classes(cohort, rng) for v in members}
+        assert drawn == set(cohort.foregrounds)
+        present = {int(v) for held in cohort.subjects for v in held.labels.unique()} - {0}
+        assert len(present - drawn) == forbidden
+
+
+def test_families_without_data_are_never_drawn(sources):
+    assert TaskEngine(Sources({})).families == ["shapes"]
+    assert TaskEngine(Sources({}, [torch.ones(3, 3, 3, dtype=torch.bool)])).families == ["shapes"]
+    assert set(TaskEngine(sources).families) == {"shapes", "brain_labels", "headneck_ct"}
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no training data found"):
+        load_sources(tmp_path)
