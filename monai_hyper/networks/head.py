@@ -95,9 +95,9 @@ class RidgeHead(nn.Module):
     """Closed-form linear read-out, differentiable, with learned regularisers and a learned calibration.
 
     After Bertinetto et al., "Meta-learning with differentiable closed-form solvers", 2019,
-    https://arxiv.org/abs/1805.08136. Every class is regressed, against all that is not it, on all
-    features and on the mean masks, from the volumes that annotate it. Because balanced weights pretend that half of the volume is foreground, the logit is
-    ``s (score - t)`` with ``s`` and ``t`` from the task and the foreground fraction.
+    https://arxiv.org/abs/1805.08136. Every class is regressed, against all that is not it, on all features and on
+    the mean masks, from the volumes that annotate it. Because balanced weights pretend that half of the volume is
+    foreground, the logit is ``s (score - t)`` with ``s`` and ``t`` from the task and the foreground fraction.
 
     Args:
         widths: channels of the feature scales.

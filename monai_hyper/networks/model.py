@@ -81,7 +81,8 @@ def leave_one_out(values: Tensor, present: Tensor, fallback: Tensor) -> tuple[Te
     weight = present.to(values)[(...,) + (None,) * (values.dim() - 2)]
     total, count = (values * weight).sum(0, keepdim=True), weight.sum(0, keepdim=True)
     others = count - weight
-    return total / count.clamp(min=1), torch.where(others > 0, (total - values * weight) / others.clamp(min=1), fallback)
+    mean_of_others = (total - values * weight) / others.clamp(min=1)
+    return total / count.clamp(min=1), torch.where(others > 0, mean_of_others, fallback)
 
 
 class HyperModel(nn.Module):

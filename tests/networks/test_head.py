@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from monai_hyper.networks.head import FAR_POINTS, FOREGROUND_POINTS, RIM_POINTS, RidgeHead, pick, sample_points
+from monai_hyper.networks.head import (
+    FAR_POINTS,
+    FOREGROUND_POINTS,
+    RIM_POINTS,
+    RidgeHead,
+    features_at,
+    pick,
+    region_weights,
+    sample_regions,
+)
 
 WIDTHS, CLASSES = (5, 7), 2
 SIZE = sum(WIDTHS) + CLASSES + 1
@@ -17,9 +26,9 @@ def ridge() -> RidgeHead:
 
 @pytest.fixture
 def volumes() -> tuple[torch.Tensor, torch.Tensor]:
-    """Gram matrices and moments of four volumes."""
-    rows, targets = torch.randn(4, 60, SIZE), torch.rand(4, 60, CLASSES).round()
-    return rows.mT @ rows / 60, rows.mT @ targets / 60
+    """Gram matrices and moments of four volumes and two classes."""
+    rows, targets = torch.randn(4, CLASSES, 60, SIZE), torch.rand(4, CLASSES, 60, 1).round()
+    return rows.mT @ rows / 60, (rows.mT @ targets / 60)[..., 0]
 
 
 def test_solution_satisfies_the_normal_equations(ridge, volumes):
@@ -29,7 +38,7 @@ def test_solution_satisfies_the_normal_equations(ridge, volumes):
     sizes = torch.tensor([*WIDTHS, CLASSES])
     diagonal = torch.cat([penalty.repeat_interleave(sizes), torch.tensor([1e-5])])
     left = gram.mean(0) + torch.diag(diagonal)
-    assert_close(left @ solution.T, moment.mean(0), rtol=1e-3, atol=1e-4)
+    assert_close(torch.einsum("nfg,ng->nf", left, solution), moment.mean(0), rtol=1e-3, atol=1e-4)
 
 
 def test_rows_of_unannotated_volumes_enter_nothing(ridge, volumes):
@@ -38,7 +47,7 @@ def test_rows_of_unannotated_volumes_enter_nothing(ridge, volumes):
     used[0, 2, 1] = 0
     solution = ridge.solve(gram, moment, used)[0]
     changed_gram, changed_moment = gram.clone(), moment.clone()
-    changed_gram[2], changed_moment[2] = 50 * torch.eye(SIZE), 9.0
+    changed_gram[2], changed_moment[2] = 50 * torch.eye(SIZE).expand(CLASSES, -1, -1), 9.0
     changed = ridge.solve(changed_gram, changed_moment, used)[0]
     assert torch.equal(changed[1], solution[1])
     assert not torch.allclose(changed[0], solution[0])
@@ -67,20 +76,57 @@ def test_pick_spreads_over_a_region_and_repeats_small_ones():
     assert len(pick(torch.zeros(10, dtype=torch.bool), torch.rand(50))) == 0
 
 
-def test_no_region_outweighs_another():
+def test_sampled_voxels_lie_in_their_regions():
     label = torch.zeros(20, 21, 22, dtype=torch.long)
     label[2:4, 2:4, 2:4], label[10:18, 10:18, 10:18] = 1, 2
-    where, weight, target = sample_points(label, 2)
-    assert len(where) == 2 * FOREGROUND_POINTS + RIM_POINTS + FAR_POINTS
-    at = label[tuple(where.long().T)]
-    assert_close(target, torch.stack([at == 1, at == 2], 1).float())
-    assert_close(torch.stack([weight[at == value].sum() for value in range(3)]), torch.tensor([0.5, 0.25, 0.25]))
+    regions = sample_regions(label, 2)
+    assert [len(region) for region in regions] == [FOREGROUND_POINTS, FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS]
+    values = [set(label[tuple(region.long().T)].tolist()) for region in regions]
+    assert values == [{1}, {2}, {0}, {0}]
+    inside = (label > 0).nonzero().float()
+    rim, far = (torch.cdist(region, inside, p=float("inf")).amin(1) for region in regions[2:])
+    assert float(rim.max()) <= 2 < float(far.min())
 
 
-def test_a_class_that_is_absent_leaves_its_weight_to_the_others():
+def test_a_class_that_is_absent_gives_no_voxels():
     label = torch.zeros(20, 20, 20, dtype=torch.long)
     label[5:9, 5:9, 5:9] = 2
-    where, weight, target = sample_points(label, 2)
-    at = label[tuple(where.long().T)]
-    assert_close(weight[at == 2].sum(), torch.tensor(0.5))
-    assert float(target[:, 0].sum()) == 0
+    assert [len(region) for region in sample_regions(label, 2)] == [0, FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS]
+
+
+@pytest.mark.parametrize("present", [[True], [True, True], [True, True, False], [True] * 8])
+def test_a_class_weighs_as_much_as_all_that_is_not_it(present):
+    weights = region_weights(torch.tensor(present))
+    classes = len(present)
+    assert_close(weights.sum(1), torch.ones(classes))
+    assert_close(weights.diagonal(), torch.full((classes,), 0.5))
+    assert_close(weights[:, -1], weights[:, -2])
+    for value, shown in enumerate(present):
+        others = [row for row in range(classes) if row != value]
+        assert shown or not weights[others, value].any()
+
+
+def test_statistics_equal_weighted_regression_rows():
+    """Gram matrix and moments are those of the sampled voxels, each with its share of its region's weight."""
+    ridge, label = RidgeHead((5,), 16), torch.zeros(1, 1, 16, 16, 16, dtype=torch.long)
+    label[..., 2:6, 2:6, 2:6], label[..., 9:13, 9:13, 9:13] = 1, 2
+    features, masks = torch.randn(1, 5, 16, 16, 16), torch.rand(1, 2, 16, 16, 16)
+    gram, moment = ridge.statistics([features], [1], masks, label, torch.Generator().manual_seed(3))
+    regions = sample_regions(label[0, 0], 2, torch.Generator().manual_seed(3))
+    rows = [
+        torch.cat([features_at([features, masks], [1, 1], region), torch.ones(len(region), 1)], 1) for region in regions
+    ]
+    weights = region_weights(torch.tensor([True, True]))
+    for value in range(2):
+        expected = sum(w * part.T @ part / len(part) for w, part in zip(weights[value], rows))
+        assert_close(gram[0, value], expected, rtol=1e-4, atol=1e-4)
+        assert_close(moment[0, value], 0.5 * rows[value].mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unannotated_class_changes_nothing_for_itself_whatever_its_volume_shows(ridge, volumes):
+    gram, moment = volumes
+    used = torch.tensor([[[1.0, 1], [1, 1], [1, 0], [1, 1]]])
+    others = torch.cat([used * (torch.arange(4) != shot).view(1, 4, 1) for shot in range(4)])
+    changed = gram.clone()
+    changed[2, 1] = 30 * torch.eye(SIZE)
+    assert torch.equal(ridge.solve(changed, moment, others), ridge.solve(gram, moment, others))
