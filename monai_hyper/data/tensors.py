@@ -18,7 +18,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, facts: dict) -> None:
     """Write tensors with a JSON header, beside the target first, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
-    save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, beside, {"facts": json.dumps(facts)})
+    plain = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+    save_file(plain, beside, {"facts": json.dumps(facts)})
     os.replace(beside, path)
 
 
@@ -31,8 +32,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {})["facts"])
-    except (FileNotFoundError, SafetensorError, KeyError, OSError) as error:
-        raise InputError(f"{path}: expected weights in safetensors form written by monai-hyper; found {error}.") from error
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: expected weights that monai-hyper wrote as safetensors; found {error}.") from error
 
 
 def load_parameters(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

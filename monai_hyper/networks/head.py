@@ -133,6 +133,8 @@ class RidgeHead(nn.Module):
         classes = masks.shape[1]
         fields = fit_field(masks, list(labels.shape[2:]))
         for shot in range(labels.shape[0]):
+            if generator is not None:
+                generator.manual_seed(0)  # the same places in every volume: their order cannot matter
             regions = sample_regions(labels[shot, 0], classes, generator)
             sizes = [len(region) for region in regions]
             inputs = [f[shot : shot + 1].float() for f in features] + [fields[shot : shot + 1]]

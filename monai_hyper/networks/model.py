@@ -85,6 +85,21 @@ def leave_one_out(values: Tensor, present: Tensor, fallback: Tensor) -> tuple[Te
     return total / count.clamp(min=1), torch.where(others > 0, mean_of_others, fallback)
 
 
+def warped_copies(images: Tensor, masks: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Warp every volume; all alike where there is a generator, so that their order cannot matter.
+
+    Args:
+        images: ``(k, 1, D, H, W)``; masks: ``(k, n, D, H, W)``.
+    """
+    pairs = []
+    for image, mask in zip(images, masks):
+        if generator is not None:
+            generator.manual_seed(0)
+        pairs.append(warped_copy(image[None], mask[None], generator))
+    copies, copied = zip(*pairs)
+    return torch.cat(copies), torch.cat(copied)
+
+
 class HyperModel(nn.Module):
     """Generate the weights of a segmentation network from a support set, in one forward pass.
 
@@ -152,7 +167,7 @@ class HyperModel(nn.Module):
             prior, mask = fit_field(self.encoder.prior(maps), quarter), F.adaptive_avg_pool3d(each, half)
             spare_prior, spare_mask = prior, mask
             if alone:
-                copies, copied = warped_copy(images, each, generator)
+                copies, copied = warped_copies(images, each, generator)
                 spare = self.encoder.maps(copies, copied.sum(1, keepdim=True))
                 spare_prior = fit_field(self.encoder.prior(spare), quarter)
                 spare_mask = F.adaptive_avg_pool3d(copied, half)
@@ -178,8 +193,6 @@ class HyperModel(nn.Module):
     def _statistics(self, support, features, reading: Reading, generator) -> tuple[Tensor, Tensor]:
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for shots, labels, maps in features:
-            if generator is not None:
-                generator.manual_seed(0)
             grams, moments = self.head.statistics(
                 maps, self.body.factors, reading.other_masks[shots], labels, generator
             )
