@@ -9,7 +9,6 @@ import torch
 from torch.testing import assert_close
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks import head
 from monai_hyper.networks.model import HyperModel, leave_one_out
 from monai_hyper.synthesis.tasks import Episode
 from monai_hyper.training.loss import episode_loss
