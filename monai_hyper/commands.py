@@ -199,7 +199,7 @@ def train(config: Path, data: Path, output: Path | None = None, progress: Report
     from monai_hyper.training.loop import train as run
 
     try:
-        fields = json.loads(config.read_text())
+        fields = json.loads(config.read_text(encoding="utf-8"))
         fields["output"] = Path(output or fields["output"])
         settings = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:

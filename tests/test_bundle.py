@@ -49,7 +49,7 @@ def workflow_of(bundle: Path, **overrides):
 
 
 def test_make_bundles_calls_the_script_for_every_bundle():
-    recipe = re.search(r"^bundles:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M).group(1)
+    recipe = re.search(r"^bundles:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M).group(1)
     assert "monai_hyper.export.bundle_weights monai_hyper/weights/" + RELEASED.name in recipe
     assert "bundles/*/" in recipe and "models/model.pt" in recipe
 
@@ -82,8 +82,8 @@ def test_the_bundle_segments_as_the_segmenter_does(bundle, tmp_path):
 
 
 def test_metadata_requires_what_the_tests_ran_with():
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
     own = metadata["required_packages_version"].pop("monai_hyper")
     assert own == metadata["version"]
     for name, version in metadata["required_packages_version"].items():

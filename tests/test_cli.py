@@ -42,7 +42,8 @@ def test_segment_writes_labels_picture_and_report(support, tmp_path, capsys):
     assert set(np.unique(label.dataobj)) <= {0, 1, 5}
     voxels = int((np.asarray(label.dataobj) == 5).sum())
     assert reports[0]["volumes_ml"]["class_5"] == pytest.approx(voxels * 1.5 / 1000, abs=1e-3)
-    assert json.loads((output / "0.json").read_text()) == reports[0] and (output / "0.png").stat().st_size > 1000
+    assert json.loads((output / "0.json").read_text(encoding="utf-8")) == reports[0]
+    assert (output / "0.png").stat().st_size > 1000
     assert torch.jit.load(str(network / "network.ts"))(torch.zeros(1, 1, 48, 34, 33)).shape[1] == 3
 
 
@@ -52,7 +53,7 @@ def test_segment_refuses_to_overwrite(support, tmp_path, capsys):
     (output / "0.nii.gz").write_text("mine")
     assert run_segment(support, support / "images", output) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert (output / "0.nii.gz").read_text() == "mine" and len(list(output.iterdir())) == 1
+    assert (output / "0.nii.gz").read_text(encoding="utf-8") == "mine" and len(list(output.iterdir())) == 1
     assert run_segment(support, support / "images", output, "--overwrite") == 0
     assert (output / "0.nii.gz").read_bytes() != b"mine"
 
@@ -160,7 +161,7 @@ def test_other_modality_warns(support, tmp_path, capsys):
     nib.save(nib.Nifti1Image(np.asarray(rewrite_from.dataobj) * 10 - 1900, rewrite_from.affine), query)
     assert run_segment(support, query, tmp_path / "out") == 0
     assert "looks like CT" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "ct.json").read_text())["warnings"]
+    assert json.loads((tmp_path / "out" / "ct.json").read_text(encoding="utf-8"))["warnings"]
 
 
 @pytest.mark.parametrize("shape, spacing", [((20, 18, 16), 1.0), ((40, 40, 1), 10.0), ((40, 40, 6), 10.0)])
@@ -175,7 +176,7 @@ def test_unusual_queries_work(shape, spacing, support, tmp_path):
 def test_evaluate_writes_a_table_and_refuses_too_few_cases(phantom, tmp_path, capsys):
     output = tmp_path / "out"
     assert main(["evaluate", "--data", str(phantom), "--output", str(output), "--shots", "1"]) == 0
-    lines = (output / "results.csv").read_text().splitlines()
+    lines = (output / "results.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "case,class,dice,mean_mask_dice" and len(lines) == 1 + 2 * 5
     assert main(["evaluate", "--data", str(phantom), "--output", str(tmp_path / "b"), "--shots", "2"]) == 2
     assert not (tmp_path / "b").exists()

@@ -21,9 +21,9 @@ def test_demo_shows_every_query_with_scores_and_pictures(phantom, tmp_path, caps
     rows = json.loads(capsys.readouterr().out)
     cases = {row["case"] for row in rows} - {"mean"}
     assert len(cases) == demo.QUERIES and len(rows) == 5 * (demo.QUERIES + 1)
-    page = (output / "index.html").read_text()
+    page = (output / "index.html").read_text(encoding="utf-8")
     assert all((output / f"{case}.png").exists() and case in page for case in cases)
-    assert json.loads((output / "results.json").read_text())["rows"] == rows
+    assert json.loads((output / "results.json").read_text(encoding="utf-8"))["rows"] == rows
     assert main(["demo", "--data", str(phantom), "--output", str(output)]) == 2
 
 

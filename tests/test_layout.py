@@ -21,7 +21,7 @@ def test_no_module_imports_upward():
         own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if own == "monai_hyper.__init__":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("monai_hyper."):
                 assert LEVELS[part_of(node.module)] <= LEVELS[part_of(own)], f"{own} imports {node.module}"
 

@@ -24,7 +24,7 @@ def _name(requirement: str) -> str:
 
 
 def test_every_requirement_is_pinned_and_torch_comes_first():
-    pinned = [_name(line) for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pinned = [_name(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
     setup = _setup()
     lists = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
     required = {_name(line) for text in lists for line in text.split("\n") if line.strip() and "%(" not in line}
@@ -34,7 +34,7 @@ def test_every_requirement_is_pinned_and_torch_comes_first():
 
 def _imported(source: Path) -> set[str]:
     """First part of the name of every module a file imports."""
-    nodes = list(ast.walk(ast.parse(source.read_text())))
+    nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return {name.split(".")[0] for name in plain | {n.module for n in nodes if isinstance(n, ast.ImportFrom)}}
 
@@ -49,7 +49,7 @@ def test_everything_imported_is_required():
 
 
 def test_constraints_name_published_versions_only():
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line), line
 
 
@@ -71,11 +71,11 @@ def test_import_loads_nothing_heavy():
 
 def test_no_code_names_a_home_or_temporary_folder():
     for path in [ROOT / "Makefile", ROOT / ".ci" / "run", *(ROOT / "monai_hyper").rglob("*.py")]:
-        assert not re.search(r"(?<![\w.])/(home|root|work|tmp|mnt)/", path.read_text()), path
+        assert not re.search(r"(?<![\w.])/(home|root|work|tmp|mnt)/", path.read_text(encoding="utf-8")), path
 
 
 def test_bundles_state_the_version_of_the_package():
     for path in (ROOT / "bundles").glob("*/configs/metadata.json"):
-        metadata = json.loads(path.read_text())
+        metadata = json.loads(path.read_text(encoding="utf-8"))
         assert metadata["version"] in metadata["changelog"]
         assert metadata["required_packages_version"]["monai_hyper"] == monai_hyper.__version__

@@ -68,7 +68,7 @@ def test_python_runs(number, reader, monkeypatch):
 
 
 def test_make_targets_exist():
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     named = re.findall(r"`make (\w+)", README) + [line.split()[1] for line in commands("make")]
     assert {"demo", "test"} <= set(named) <= set(targets)
 
@@ -87,7 +87,7 @@ def test_linked_documents_exist():
 
 
 def test_every_training_source_is_described_with_its_licence():
-    code = (ROOT / "monai_hyper" / "synthesis" / "sources.py").read_text()
+    code = (ROOT / "monai_hyper" / "synthesis" / "sources.py").read_text(encoding="utf-8")
     read = set(re.findall(r'(?:\badd\(|root / )"(\w+)"', code))
     described = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("## Training")[2]
     for text in (README.partition("## Licence")[2], described.partition("## Evaluation only")[0]):

@@ -61,7 +61,7 @@ def write_page(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     page = write_page(Path(folder, "p.html"), "A < B", [{"case": "a", "Dice": 0.5}])
-        ...     "<h1>A &lt; B</h1>" in page.read_text()
+        ...     "<h1>A &lt; B</h1>" in page.read_text(encoding="utf-8")
         True
     """
     path = Path(path)

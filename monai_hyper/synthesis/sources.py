@@ -128,7 +128,7 @@ def load_sources(root: Path) -> Sources:
     add("fetal_brain_mr")
     add("colin27_mr", allowed=lambda value: value not in (37, 38))
     if (root / "headneck_ct").is_dir():
-        split = json.loads((root / "headneck_ct" / "dataset.json").read_text())["split"]["train"]
+        split = json.loads((root / "headneck_ct" / "dataset.json").read_text(encoding="utf-8"))["split"]["train"]
         add("headneck_ct", split, held_out=HEADNECK_HELD_OUT, is_ct=True)
     for path in sorted((root / "atlas_labels" / "labels").glob("*.nii.gz")):
         labels, spacing = _volume(path)

@@ -104,7 +104,7 @@ def test_no_threshold_finds_the_organ(kind, value, cases):
 
 def test_what_is_written_is_what_was_made(tmp_path):
     write_phantom(tmp_path, "head_mr", cases=3, seed=5)
-    description = json.loads((tmp_path / "dataset.json").read_text())
+    description = json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8"))
     assert list(description["labels"].values()) == list(CLASSES["head_mr"])
     assert description["split"] == {"support": ["head_mr_00"], "query": ["head_mr_01", "head_mr_02"]}
     image, label, affine = phantom_case("head_mr", 1, seed=5)
@@ -116,7 +116,7 @@ def test_what_is_written_is_what_was_made(tmp_path):
 
 
 def test_eight_cases_make_four_supports_and_four_queries(tmp_path):
-    split = json.loads((write_phantom(tmp_path, "head_mr") / "dataset.json").read_text())["split"]
+    split = json.loads((write_phantom(tmp_path, "head_mr") / "dataset.json").read_text(encoding="utf-8"))["split"]
     assert [len(names) for names in split.values()] == [4, 4]
     assert not set(split["support"]) & set(split["query"])
 

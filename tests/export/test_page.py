@@ -34,7 +34,8 @@ class _Balance(HTMLParser):
 
 def test_page_holds_pictures_in_itself(tmp_path):
     imsave(tmp_path / "p.png", np.zeros((4, 4)))
-    page = write_page(tmp_path / "page.html", "Title", ROWS, [("case a", tmp_path / "p.png")]).read_text()
+    written = write_page(tmp_path / "page.html", "Title", ROWS, [("case a", tmp_path / "p.png")])
+    page = written.read_text(encoding="utf-8")
     data = re.search(r'src="data:image/png;base64,([^"]+)"', page).group(1)
     assert base64.b64decode(data) == (tmp_path / "p.png").read_bytes()
     assert "http" not in page and str(tmp_path) not in page
@@ -44,18 +45,18 @@ def test_every_text_is_escaped(tmp_path):
     imsave(tmp_path / "p.png", np.zeros((4, 4)))
     evil = '<script>"&'
     page = write_page(tmp_path / "page.html", evil, [{evil: evil}], [(evil, tmp_path / "p.png")], {evil: evil})
-    assert "<script>" not in page.read_text()
-    assert 'alt="&lt;script&gt;&quot;&amp;"' in page.read_text()
+    assert "<script>" not in page.read_text(encoding="utf-8")
+    assert 'alt="&lt;script&gt;&quot;&amp;"' in page.read_text(encoding="utf-8")
 
 
 def test_elements_are_closed_in_order(tmp_path):
     parser = _Balance()
-    parser.feed(write_page(tmp_path / "page.html", "Title", ROWS, summary={"seconds": 1.5}).read_text())
+    parser.feed(write_page(tmp_path / "page.html", "Title", ROWS, summary={"seconds": 1.5}).read_text(encoding="utf-8"))
     assert parser.open == []
 
 
 def test_numbers_gaps_and_the_best_score(tmp_path):
-    page = write_page(tmp_path / "page.html", "Title", ROWS).read_text()
+    page = write_page(tmp_path / "page.html", "Title", ROWS).read_text(encoding="utf-8")
     assert '<td class="number best">0.910</td><td class="number">0.500</td>' in page
     assert '<td class="number">–</td><td class="number">0.250</td>' in page
 

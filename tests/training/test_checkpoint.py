@@ -109,7 +109,7 @@ def test_a_restored_run_holds_the_same_state(tmp_path):
 
 def test_nothing_in_the_package_unpickles():
     for source in PACKAGE.rglob("*.py"):
-        text = source.read_text()
+        text = source.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(import|from)\s+(pickle|dill|joblib|shelve)\b", text, re.M), source.name
         assert "allow_pickle=True" not in text and "weights_only=False" not in text, source.name
         for call in re.finditer(r"torch\.load\((?:[^()]|\([^()]*\))*\)", text):
