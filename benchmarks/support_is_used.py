@@ -1,0 +1,65 @@
+"""Does the network read its support? Dice with the support's masks moved, and with noise for its images.
+
+    python benchmarks/support_is_used.py --data ../shared/data/hippocampus_mr
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from real_tasks import pair_of
+from torch import Tensor
+
+from monai_hyper.data.episodes import draw_episodes
+from monai_hyper.data.folder import ClassTable, list_cases
+from monai_hyper.data.support import SupportSet
+from monai_hyper.evaluation.metrics import dice_per_class
+from monai_hyper.inference.pipeline import make_plan, postprocess, preprocess, support_from_pairs
+from monai_hyper.methods.hyper import Hyper
+from monai_hyper.methods.mean_mask import MeanMask
+from monai_hyper.networks.released import load_model
+
+
+def moved(support: SupportSet) -> Tensor:
+    """Labels shifted by half of each volume's field of view along every axis, around its edges."""
+    labels = support.labels.clone()
+    for label, (d, h, w) in zip(labels, support.extents.tolist()):
+        label[:, :d, :h, :w] = label[:, :d, :h, :w].roll((d // 2, h // 2, w // 2), (1, 2, 3))
+    return labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--values", type=int, nargs="+", default=[1, 2], help="label values that make the foreground")
+    arguments = parser.parse_args()
+    values = tuple(arguments.values)
+    episode = draw_episodes(list_cases(arguments.data, "select"), 4, 40, 1, 0)[0]
+    pairs = [pair_of(case, values, False) for case in episode.support]
+    plan = make_plan(pairs, ClassTable((1,), ("foreground",)))
+    support = support_from_pairs(pairs, plan)
+    torch.manual_seed(0)
+    method = Hyper(load_model())
+    networks = {
+        "support as it is": method.fit(support),
+        "masks moved by half": method.fit(replace(support, labels=moved(support))),
+        "noise for images": method.fit(replace(support, images=torch.randn_like(support.images))),
+        "mean mask": MeanMask().fit(support),
+    }
+    scores: dict[str, list[float]] = {name: [] for name in networks}
+    for case in episode.query:
+        image, label = pair_of(case, values, False)
+        prepared = preprocess(image, plan).as_tensor()[None]
+        for name, network in networks.items():
+            with torch.no_grad():
+                scores[name] += dice_per_class(postprocess(network(prepared)[0], plan, image), label, (1,))
+    for name, found in scores.items():
+        print(f"{name:20} {np.mean(found):.3f}")
+
+
+if __name__ == "__main__":
+    main()
