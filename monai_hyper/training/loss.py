@@ -26,8 +26,8 @@ def episode_loss(model: HyperModel, episode: Episode) -> tuple[Tensor, Tensor]:
     network, own_logits = model.generate(episode.support)
     logits = network(episode.images)
     loss = _loss(logits, episode.labels)
-    for shots, own in own_logits():
-        loss = loss + SELF_WEIGHT * _loss(own, episode.support.labels[shots]) * len(shots) / episode.support.shots
+    for (shots, own), (_, _, labels) in zip(own_logits(), episode.support.volumes()):
+        loss = loss + SELF_WEIGHT * _loss(own, labels) * len(shots) / episode.support.shots
     return loss, logits
 
 
