@@ -9,7 +9,10 @@ Shapes = dict[str, tuple[int, ...]]
 """One shape per parameter name of a target network."""
 
 MAX_SHOTS = 16
-"""Largest number of support volumes of one task."""
+"""Largest number of support volumes that a user may give, and that are read together."""
+
+MOST_VOLUMES = 64
+"""Largest number of support volumes in memory; evaluations ask how methods compare beyond ``MAX_SHOTS``."""
 
 MAX_CLASSES = 8
 """Largest number of foreground classes that one condition call serves."""
@@ -17,3 +20,7 @@ MAX_CLASSES = 8
 
 class InputError(ValueError):
     """What a user gave cannot be used. The message names file, expected, found and remedy."""
+
+
+class SomeFailed(Exception):
+    """The work is done but for some cases, which the message names with their reasons."""

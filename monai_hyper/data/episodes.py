@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from monai_hyper.data.folder import Case
-from monai_hyper.types import MAX_SHOTS, InputError
+from monai_hyper.types import MOST_VOLUMES, InputError
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def draw_episodes(
 
     Args:
         cases: where to draw from; their order does not matter.
-        shots: support volumes an episode, 1 to 16.
+        shots: support volumes an episode, 1 to 64.
         queries: query volumes an episode.
         draws: number of episodes.
         seed: of the generator.
@@ -45,9 +45,9 @@ def draw_episodes(
         >>> len(episode.support), len(episode.query), set(episode.support) & set(episode.query)
         (2, 3, set())
     """
-    if not 1 <= shots <= MAX_SHOTS or queries < 1 or draws < 1:
+    if not 1 <= shots <= MOST_VOLUMES or queries < 1 or draws < 1:
         raise InputError(
-            f"found shots={shots}, queries={queries}, draws={draws}; expected 1 to {MAX_SHOTS} shots and at least "
+            f"found shots={shots}, queries={queries}, draws={draws}; expected 1 to {MOST_VOLUMES} shots and at least "
             "one query and draw."
         )
     patients: dict[str, list[Case]] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monai_hyper.types import MAX_CLASSES, MAX_SHOTS, InputError
+from monai_hyper.types import MAX_CLASSES, MOST_VOLUMES, InputError
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class SupportSet:
 
     def __post_init__(self) -> None:
         k, _, *grid = self.images.shape
-        if not 1 <= k <= MAX_SHOTS:
-            raise InputError(f"the support set holds {k} volumes; expected 1 to {MAX_SHOTS}. Choose fewer of them.")
+        if not 1 <= k <= MOST_VOLUMES:
+            raise InputError(f"the support set holds {k} volumes; expected 1 to {MOST_VOLUMES}. Choose fewer of them.")
         if tuple(self.labels.shape) != (k, 1, *grid):
             raise InputError(
                 f"support labels are {tuple(self.labels.shape)}; expected {(k, 1, *grid)}. "

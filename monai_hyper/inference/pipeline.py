@@ -32,7 +32,7 @@ from monai_hyper.data.volumes import Header, read_header
 from monai_hyper.transforms.classes import SelectClasses
 from monai_hyper.transforms.grid import InvertToGrid, ResampleToGrid
 from monai_hyper.transforms.intensity import HarmoniseIntensity
-from monai_hyper.types import MAX_SHOTS, InputError
+from monai_hyper.types import MAX_SHOTS, MOST_VOLUMES, InputError
 
 Modality = Literal["CT", "MR"]
 Pair = tuple[MetaTensor, MetaTensor]
@@ -262,10 +262,10 @@ def support_from_pairs(
         absent_means: "unannotated": a class that does not occur in a volume is not annotated there; "absent": it is.
 
     Raises:
-        InputError: for 0 or more than 16 volumes, and for a class that no volume shows.
+        InputError: for 0 or more than 64 volumes, and for a class that no volume shows.
     """
-    if not 1 <= len(pairs) <= MAX_SHOTS:
-        raise InputError(f"the support set holds {len(pairs)} volumes; expected 1 to {MAX_SHOTS}.")
+    if not 1 <= len(pairs) <= MOST_VOLUMES:
+        raise InputError(f"the support set holds {len(pairs)} volumes; expected 1 to {MOST_VOLUMES}.")
     ready = [preprocess_pair(image, label, plan) for image, label in pairs]
     occurs = torch.tensor([[bool((label == i + 1).any()) for i in range(len(plan.classes))] for _, label in ready])
     if annotated is None:

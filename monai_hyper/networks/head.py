@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.networks.functional import fit_field
+from monai_hyper.types import MAX_SHOTS
 
 FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS = 512, 512, 768
 """Voxels read per volume: of every class, next to the foreground, and elsewhere."""
@@ -173,7 +174,8 @@ class RidgeHead(nn.Module):
         Returns:
             weights per feature scale and for the masks, ``(S, n, C_i)`` each, and biases ``(S, n)``.
         """
-        facts = torch.stack([(fraction + 1e-6).log() / 5, fraction, torch.full_like(fraction, shots).log()], 1)
+        volumes = torch.full_like(fraction, min(shots, MAX_SHOTS))
+        facts = torch.stack([(fraction + 1e-6).log() / 5, fraction, volumes.log()], 1)
         task = context.mean(0).expand(len(fraction), -1)
         log_scale, threshold = self.calibrate(torch.cat([task, facts], 1)).T
         scale = log_scale.clamp(0, 5).exp()

@@ -17,7 +17,7 @@ from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
 from monai_hyper.networks.unet import Target, UNetBody, prepare, with_prior
 from monai_hyper.synthesis.geometry import warped_copy
-from monai_hyper.types import Weights
+from monai_hyper.types import MAX_SHOTS, Weights
 
 PRIOR_CHANNELS = 8
 
@@ -50,11 +50,44 @@ class ConditionedNetwork:
         """Logits of prepared images, or of windows of them."""
         return self._reader(prepared)
 
+    def replaced(self, weights: Weights) -> ConditionedNetwork:
+        """The same network with other values for some of its weights.
+
+        Raises:
+            ValueError: if a weight has no parameter of that name and shape.
+        """
+        return ConditionedNetwork(self._target, self.weights | weights, self.classes)
+
     def materialise(self) -> Target:
         """A plain module that holds the weights and knows nothing of where they came from."""
         target = copy.deepcopy(self._target)  # the body is shared with the model that generated the weights
         target.load_state_dict({name: weight.detach() for name, weight in self.weights.items()})
         return target.eval()
+
+
+def assemble(
+    body: nn.Module,
+    classes: tuple[str, ...],
+    prior: Tensor,
+    masks: Tensor,
+    weights: Weights,
+    heads: list[Tensor],
+    bias: Tensor,
+) -> ConditionedNetwork:
+    """Put the parts of a network together.
+
+    Args:
+        body: the network that ``weights`` belong to.
+        classes: names of the ``n`` foreground classes.
+        prior: ``(1, P, d, h, w)``; masks: ``(1, n, d', h', w')``.
+        heads: read-out of every feature scale and of the masks, ``(n, C_i)`` each; bias: ``(n,)``.
+    """
+    target = Target(body, len(classes), prior.shape[1:], masks.shape[2:])
+    found = {f"reader.body.{name}": weight for name, weight in weights.items()}
+    found |= {"prior": prior, "masks": masks, "reader.mask_head.bias": bias}
+    found |= {f"reader.head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}
+    found["reader.mask_head.weight"] = heads[-1][..., None, None, None]
+    return ConditionedNetwork(target, found, classes)
 
 
 @dataclass
@@ -83,6 +116,33 @@ def leave_one_out(values: Tensor, present: Tensor, fallback: Tensor) -> tuple[Te
     others = count - weight
     mean_of_others = (total - values * weight) / others.clamp(min=1)
     return total / count.clamp(min=1), torch.where(others > 0, mean_of_others, fallback)
+
+
+def average(readings: list[Reading], subsets: list[list[int]]) -> Reading:
+    """Join what was read from subsets of a support set, by the number of their volumes.
+
+    Args:
+        subsets: shots of each reading; together all shots, each once.
+    """
+    share = torch.tensor([len(subset) for subset in subsets], device=readings[0].context.device).float()
+    order = torch.tensor([shot for subset in subsets for shot in subset]).argsort()
+    sizes = [[max(sides) for sides in zip(*(field.shape[2:] for field in fields))]
+             for fields in ([r.prior for r in readings], [r.masks for r in readings])]  # fmt: skip
+
+    def mean(values: list[Tensor]) -> Tensor:
+        return torch.stack([s * value for s, value in zip(share / share.sum(), values)]).sum(0)
+
+    def joined(fields: list[Tensor], size: list[int]) -> Tensor:
+        return torch.cat([fit_field(field, size) for field in fields])[order.to(share.device)]
+
+    return Reading(
+        mean([r.context for r in readings]),
+        mean([fit_field(r.prior, sizes[0]) for r in readings]),
+        mean([fit_field(r.masks, sizes[1]) for r in readings]),
+        joined([r.other_priors for r in readings], sizes[0]),
+        joined([r.other_masks for r in readings], sizes[1]),
+        mean([r.fraction for r in readings]),
+    )
 
 
 def warped_copies(images: Tensor, masks: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -150,11 +210,24 @@ class HyperModel(nn.Module):
         heads, biases = self.head.logits(
             self.head.solve(gram, moment, annotated[None]), reading.context, reading.fraction, support.shots
         )
-        network = self._assemble(support, reading, body, [head[0] for head in heads], biases[0])
+        network = assemble(
+            self.body, support.classes, reading.prior, reading.masks, body, [head[0] for head in heads], biases[0]
+        )
         return network, lambda: self._own_logits(support, reading, features, gram, moment)
 
+    def unconditioned(self, images: Tensor) -> list[Tensor]:
+        """What the body's own weights see in images ``(B, 1, D, H, W)``: its features, prior and masks being empty."""
+        return self.body(F.pad(images, [0, 0, 0, 0, 0, 0, 0, PRIOR_CHANNELS + 1]))
+
     def read(self, support: SupportSet, generator: torch.Generator | None) -> Reading:
-        """Encode the support set, see :class:`Reading`."""
+        """Encode the support set, see :class:`Reading`; one of more than 16 volumes in subsets, averaged."""
+        parts = -(-support.shots // MAX_SHOTS)
+        subsets = [list(range(start, support.shots, parts)) for start in range(parts)]
+        if parts == 1:
+            return self._read(support, generator)
+        return average([self._read(support.subset(subset), generator) for subset in subsets], subsets)
+
+    def _read(self, support: SupportSet, generator: torch.Generator | None) -> Reading:
         classes = range(len(support.classes))
         largest = [int(side) for side in support.extents.amax(0)]
         quarter, half = [-(-side // 4) for side in largest], [-(-side // 2) for side in largest]
@@ -215,12 +288,3 @@ class HyperModel(nn.Module):
                 logits = logits + enlarge(torch.einsum("knc,kcdhw->kndhw", head[shots], feature), factor, size)
             found.append((shots, F.pad(logits, [0, 0, 0, 0, 0, 0, 1, 0])))
         return found
-
-    def _assemble(self, support, reading: Reading, body: Weights, heads: list[Tensor], bias: Tensor):
-        classes = len(support.classes)
-        target = Target(self.body, classes, reading.prior.shape[1:], reading.masks.shape[2:])
-        weights = {f"reader.body.{name}": weight for name, weight in body.items()}
-        weights |= {"prior": reading.prior, "masks": reading.masks, "reader.mask_head.bias": bias}
-        weights |= {f"reader.head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}
-        weights["reader.mask_head.weight"] = heads[-1][..., None, None, None]
-        return ConditionedNetwork(target, weights, support.classes)

@@ -293,7 +293,7 @@ def _pad_sides(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tupl
 
 
 def _cropped(images, labels, names, shots: int, family: str, rng: np.random.Generator) -> Episode | None:
-    """The episode with some of the sides of every case cut off; queries keep one size. None where too little is left."""
+    """The episode with some sides of every case cut off, queries to one size; None where too little is left."""
     grid = np.array(images.shape[2:])
     low, high = (_cuts(grid, (shots, 3), rng) for _ in range(2))
     extents = torch.tensor(grid - low - high)

@@ -48,7 +48,7 @@ def test_too_few_cases():
         draw_episodes(CASES[:3], 1, 1, 1, seed=0)
 
 
-@pytest.mark.parametrize(("shots", "queries", "draws"), [(0, 1, 1), (17, 1, 1), (1, 0, 1), (1, 1, 0)])
+@pytest.mark.parametrize(("shots", "queries", "draws"), [(0, 1, 1), (65, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_numbers_out_of_range(shots, queries, draws):
-    with pytest.raises(InputError, match="expected 1 to 16 shots"):
+    with pytest.raises(InputError, match="expected 1 to 64 shots"):
         draw_episodes(CASES, shots, queries, draws, seed=0)

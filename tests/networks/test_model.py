@@ -179,3 +179,16 @@ def test_every_parameter_receives_a_gradient_after_two_steps(make_support):
     without = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     assert without == []
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+
+
+def test_the_same_volumes_twice_change_nothing_when_they_are_read_in_subsets(model, make_support, query):
+    """32 volumes are read as two subsets of 16; here both subsets are the same."""
+    once = make_support(16, size=(16, 16, 16))
+    twice = once.subset([shot // 2 for shot in range(32)])
+    assert_same(model(query[..., :20, :20, :20], twice), model(query[..., :20, :20, :20], once), 2e-2)
+
+
+def test_subsets_may_differ_in_extent(model, make_support, query):
+    extents = torch.tensor([[16, 16, 16 - shot % 3] for shot in range(20)])
+    support = make_support(20, size=(16, 16, 16), extents=extents)
+    assert torch.isfinite(model(query, support)).all()
