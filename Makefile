@@ -1,5 +1,7 @@
 # make demo    segment scans with a generated network, in a fresh environment
 # make test    style check and all tests
+# make benchmark        fast methods on real held-out data, to docs/results.md (needs ../shared/data)
+# make benchmark-full   all methods on fewer cases
 #
 # Without a GPU, `make install TORCH_INDEX=https://download.pytorch.org/whl/cpu` fetches the small build of torch.
 
@@ -11,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX ?=
 SHARED := $(wildcard ../shared/data)
 
-.PHONY: install test demo bundles clean
+.PHONY: install test demo benchmark benchmark-full bundles clean
 
 install: $(STAMP)
 
@@ -29,6 +31,13 @@ test: install
 
 demo: install
 	$(BIN)/monai-hyper demo $(if $(SHARED),--data $(SHARED)) --output runs/demo --overwrite
+
+benchmark: install
+	$(BIN)/python benchmarks/dev.py --data ../shared/data --output runs/benchmark
+
+benchmark-full: install
+	$(BIN)/python -m pip install -c constraints.txt -e '.[registration]'
+	$(BIN)/python benchmarks/dev.py --data ../shared/data --output runs/benchmark --full
 
 bundles: install
 	for bundle in bundles/*/; do \

@@ -8,7 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_hyper.types import InputError
+from monai_hyper.types import InputError, SomeFailed
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers with commas between."""
+    return [int(part) for part in names(text)]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,12 +37,29 @@ def parser() -> argparse.ArgumentParser:
     seg.add_argument("--absent-means", choices=["unannotated", "absent"], default="unannotated",
                      help="what it says that a class does not occur in a support volume")  # fmt: skip
     seg.add_argument("--save-network", type=Path, help="folder for the generated network")
-    ev = verb("evaluate", "Dice per case and class on a labelled folder")
-    ev.add_argument("--data", type=Path, required=True, help="folder with images/ and labels/")
-    ev.add_argument("--split", help="name of a split in dataset.json")
-    ev.add_argument("--shots", type=int, default=4, help="support volumes")
-    ev.add_argument("--queries", type=int, default=20, help="query volumes, at most")
+    ev = verb("evaluate", "evaluate methods on an annotated folder; goes on where a run was cut off")
+    ev.add_argument("--dataset", type=Path, required=True, help="folder with images/ and labels/")
+    ev.add_argument("--methods", type=names, default=["hyper", "mean-mask"], metavar="A,B", help="methods to compare")
+    ev.add_argument("--shots", type=numbers, metavar="K,K", help="numbers of support volumes; default: 1,2,4,8")
+    ev.add_argument("--draws", type=int, help="support sets for every number of shots; default: 5")
+    ev.add_argument("--queries", type=int, help="query volumes a draw, at most; default: 20")
+    ev.add_argument("--quick", action="store_true", help="defaults of 1,4 shots, 2 draws, 8 queries")
     ev.add_argument("--seed", type=int, default=0)
+    ev.add_argument("--split", help="name of a list in dataset.json; supports and queries both come from it")
+    ev.add_argument("--binary", nargs="*", metavar="CLASS+CLASS",
+                    help="classes or unions as tasks of their own; without any: every class")  # fmt: skip
+    ev.add_argument("--perturb-fov", action="store_true", help="crop or pad every volume by 0 to 35%% a side")
+    ev.add_argument("--shift", help="change the queries as another scanner would, e.g. noise or kspace-4x")
+    ev.add_argument("--support-dataset", type=Path, help="folder that shows the support cases otherwise")
+    ev.add_argument("--tolerance-mm", type=float, help="of the surface Dice; default: diagonal of a voxel")
+    ev.add_argument("--group", metavar="COLUMN", help="compare groups of the dataset's participants.csv")
+    be = verb("bench", "seconds to fit and per query of methods")
+    be.add_argument("--methods", type=names, default=argparse.SUPPRESS, metavar="A,B", help="default: the fast ones")
+    be.add_argument("--shots", type=numbers, default=argparse.SUPPRESS, metavar="K,K", help="default: 1,2,4,8,16")
+    be.add_argument("--side", type=int, default=64, help="voxels a side")
+    be.add_argument("--repeats", type=int, default=5)
+    be.add_argument("--weights", type=Path, help="weights of the model; default: the released ones")
+    be.add_argument("--device", default="cpu", help="cpu or cuda")
     for added in (seg, ev):
         added.add_argument("--output", type=Path, required=True, help="folder for the results")
         added.add_argument("--classes", nargs="+", help="names or values of the classes; default: all")
@@ -43,10 +70,13 @@ def parser() -> argparse.ArgumentParser:
     for added in (seg, ev, demo):
         added.add_argument("--device", default="cpu", help="cpu or cuda")
         added.add_argument("--overwrite", action="store_true", help="replace existing results")
-    tr = verb("train", "meta-train the model; goes on where a run was cut off")
-    tr.add_argument("--config", type=Path, required=True, help="JSON file, see monai_hyper/configs/train.json")
+    tr = verb("train", "meta-train the model or a baseline; goes on where a run was cut off")
+    tr.add_argument("--method", choices=["hyper", "maml", "imaml", "universeg"],
+                    help="what to train; default: the config's, hyper if it names none")  # fmt: skip
+    tr.add_argument("--config", type=Path, required=True, help="JSON file, see monai_hyper/configs/")
     tr.add_argument("--data", type=Path, required=True, help="folder of the training data, see docs/data.md")
     tr.add_argument("--output", type=Path, help="folder for checkpoints and logs; default: the config's")
+    tr.add_argument("--minutes", type=float, help="end after so many minutes of training in all, decay included")
     verb("info", "versions, device and weights")
     return top
 
@@ -60,7 +90,7 @@ def show(result: object, as_json: bool) -> None:
     """Results, to stdout: JSON for machines, a table or lines for people."""
     if as_json:
         print(json.dumps(result, indent=1, default=str))
-    elif isinstance(result, list) and result and "dice" in result[0]:
+    elif isinstance(result, list) and result and "query" not in result[0]:
         print("  ".join(f"{key:>16}" for key in result[0]))
         for row in result:
             print("  ".join(f"{v:16.3f}" if isinstance(v, float) else f"{str(v):>16}" for v in row.values()))
@@ -95,13 +125,16 @@ def run(arguments: argparse.Namespace) -> object:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: done, 2: misused or bad input; other failures end with their own traceback and code 1."""
+    """Exit code 0: done, 1: done but for some cases, 2: misused or bad input; other failures end with a traceback."""
     arguments = parser().parse_args(argv)
     try:
         show(run(arguments), arguments.json)
     except InputError as error:
         note(f"monai-hyper: {error}")
         return 2
+    except SomeFailed as error:
+        note(f"monai-hyper: {error}")
+        return 1
     return 0
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -20,14 +20,17 @@ import monai_hyper
 from monai_hyper.data.folder import AbsentMeans
 from monai_hyper.data.tensors import load_tensors
 from monai_hyper.data.volumes import SUFFIXES, read_header, read_image, volume_name
-from monai_hyper.evaluation.simple import score_folder, split_cases, table_rows
+from monai_hyper.evaluation.bench import bench as time_methods
+from monai_hyper.evaluation.protocol import Protocol
+from monai_hyper.evaluation.run import clear, evaluate_folder, table_of
 from monai_hyper.export.nifti import save_label
 from monai_hyper.export.overview import overview
 from monai_hyper.inference.pipeline import modality_warning, read_support
 from monai_hyper.inference.segmenter import Segmenter
+from monai_hyper.methods.registry import FAST, make_methods
 from monai_hyper.networks.released import RELEASED
 from monai_hyper.transforms.classes import SelectClasses
-from monai_hyper.types import InputError
+from monai_hyper.types import InputError, SomeFailed
 
 Report = Callable[[str], None]
 
@@ -158,38 +161,81 @@ def write_network(segmenter: Segmenter, folder: Path) -> None:
 
 
 def evaluate(
-    data: Path,
+    dataset: Path,
     output: Path,
-    split: str | None = None,
-    shots: int = 4,
-    queries: int = 20,
+    methods: Sequence[str] = ("hyper", "mean-mask"),
+    shots: Sequence[int] | None = None,
+    draws: int | None = None,
+    queries: int | None = None,
     seed: int = 0,
+    split: str | None = None,
     classes: Sequence[str] | None = None,
+    binary: Sequence[str] | None = None,
+    perturb_fov: bool = False,
+    shift: str | None = None,
+    support_dataset: Path | None = None,
+    tolerance_mm: float | None = None,
+    group: str | None = None,
+    quick: bool = False,
     weights: Path | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     progress: Report = print,
 ) -> list[dict]:
-    """Dice per case and class on a labelled folder, beside the mean support mask; written to ``results.csv``."""
-    refuse_existing([output / "results.csv"], overwrite)
-    support, query = split_cases(data, split, shots, queries, seed, classes)
-    scored = []
-    for case in score_folder(Segmenter(weights, device), data, support, query, classes):
-        progress(f"{case.case}: {case.seconds:.2f} s")
-        scored.append(case)
-    rows = table_rows(scored)
-    output.mkdir(parents=True, exist_ok=True)
-    beside = output / "results.csv.part"
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(beside, output / "results.csv")
-    return rows
+    """Evaluate methods on an annotated folder, see :func:`monai_hyper.evaluation.run.evaluate_folder`.
+
+    Args:
+        quick: shots 1 and 4, 2 draws, 8 queries, where they are not given.
+
+    Returns:
+        mean Dice of every method, number of shots and class.
+
+    Raises:
+        SomeFailed: when cases could not be read; the others are evaluated.
+    """
+    usual = ((1, 4), 2, 8) if quick else ((1, 2, 4, 8), 5, 20)
+    shots, draws, queries = (given or default for given, default in zip((shots, draws, queries), usual))
+    protocol = Protocol(
+        dataset, tuple(methods), tuple(shots), draws, queries, seed, device, split,
+        tuple(classes) if classes else None, None if binary is None else tuple(binary), perturb_fov, shift,
+        support_dataset, tolerance_mm,
+    )  # fmt: skip
+    if overwrite:
+        clear(output)
+    environment = {**versions(), "command": " ".join(["monai-hyper", *sys.argv[1:]])}
+    summary = evaluate_folder(protocol, output, weights, group, environment)
+    progress(f"report: {output / 'report.html'}")
+    if summary["bad_cases"]:
+        raise SomeFailed("left out, the others are evaluated:\n" + "\n".join(summary["bad_cases"]))
+    return table_of(summary)
 
 
-def train(config: Path, data: Path, output: Path | None = None, progress: Report = print) -> Path:
+def bench(
+    methods: Sequence[str] = FAST,
+    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    side: int = 64,
+    repeats: int = 5,
+    weights: Path | None = None,
+    device: str = "cpu",
+    progress: Report = print,
+) -> list[dict]:
+    """Seconds to fit and per query of methods, on volumes of ``side`` voxels a side."""
+    progress(f"volumes of {side}^3 voxels, {torch.get_num_threads()} threads, median of {repeats}")
+    return time_methods(make_methods(methods, weights, device), shots, side, repeats, device)
+
+
+def train(
+    config: Path,
+    data: Path,
+    output: Path | None = None,
+    method: str | None = None,
+    minutes: float | None = None,
+    progress: Report = print,
+) -> Path:
     """Meta-train by a JSON file with the fields of ``TrainConfig``; goes on where a run was cut off.
+
+    Args:
+        output, method, minutes: instead of the file's.
 
     Raises:
         InputError: if the file is missing, no JSON, or has unknown fields.
@@ -200,7 +246,9 @@ def train(config: Path, data: Path, output: Path | None = None, progress: Report
 
     try:
         fields = json.loads(config.read_text(encoding="utf-8"))
-        fields["output"] = Path(output or fields["output"])
+        given = {"output": output, "method": method, "minutes": minutes}
+        fields |= {name: value for name, value in given.items() if value is not None}
+        fields["output"] = Path(fields["output"])
         settings = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
         known = ", ".join(TrainConfig.__dataclass_fields__)

@@ -1,6 +1,7 @@
 """The command line: what it writes, and that bad input writes nothing."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -173,13 +174,57 @@ def test_unusual_queries_work(shape, spacing, support, tmp_path):
     assert nib.load(tmp_path / "out" / "query.nii.gz").shape == shape
 
 
-def test_evaluate_writes_a_table_and_refuses_too_few_cases(phantom, tmp_path, capsys):
+EVALUATE = ["--shots", "1", "--draws", "1", "--queries", "1"]
+
+
+def test_evaluate_writes_table_summary_and_report(phantom, tmp_path, capsys):
     output = tmp_path / "out"
-    assert main(["evaluate", "--data", str(phantom), "--output", str(output), "--shots", "1"]) == 0
+    words = ["evaluate", "--dataset", str(phantom), "--output", str(output), *EVALUATE]
+    assert main([*words, "--methods", "hyper,mean-mask"]) == 0
     lines = (output / "results.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "case,class,dice,mean_mask_dice" and len(lines) == 1 + 2 * 5
-    assert main(["evaluate", "--data", str(phantom), "--output", str(tmp_path / "b"), "--shots", "2"]) == 2
-    assert not (tmp_path / "b").exists()
+    assert lines[0].startswith("method,shots,draw,query,class,dice,nsd,hd95_mm,ece,brier") and len(lines) == 1 + 2 * 5
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary["scores"]) == {"hyper", "mean-mask"}
+    assert "<html" in (output / "report.html").read_text(encoding="utf-8")
+    assert main([*words, "--methods", "mean-mask"]) == 2 and "methods" in capsys.readouterr().err
+    assert main([*words, "--methods", "mean-mask", "--overwrite"]) == 0
+    assert len((output / "results.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
+
+
+def test_evaluate_goes_on_without_a_bad_case(phantom, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(phantom, data)
+    for kind in ("images", "labels"):
+        first = sorted((data / kind).iterdir())[0]
+        shutil.copy(first, data / kind / "another.nii.gz")
+    sorted((data / "images").iterdir())[-1].write_bytes(b"no volume")
+    words = ["--dataset", str(data), "--output", str(tmp_path / "out"), "--methods", "mean-mask"]
+    assert main(["evaluate", *words, *EVALUATE]) == 1
+    assert "left out, the others are evaluated" in capsys.readouterr().err
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "hyper,magic"], "unknown method 'magic'"),
+        (["--shift", "moon"], "unknown shift 'moon'"),
+        (["--binary", "1+99"], "unknown class '99'"),
+        (["--split", "select"], "unknown split 'select'"),
+        (["--group", "age"], "participants.csv: not found"),
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_do(phantom, tmp_path, capsys, words, message):
+    assert main(["evaluate", "--dataset", str(phantom), "--output", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_bench_times_methods(capsys):
+    words = ["bench", "--methods", "mean-mask", "--shots", "1,2", "--side", "16", "--repeats", "2", "--json"]
+    assert main(words) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["shots"] for row in rows] == [1, 2] and rows[0]["query_ratio"] == 1
+    assert all(row["fit_seconds"] > 0 and row["query_seconds"] > 0 for row in rows)
 
 
 def test_info_names_the_weights(capsys):

@@ -21,6 +21,9 @@ Pair = tuple[MetaTensor, MetaTensor]
 
 _KEPT_IN_MEMORY = 96
 
+ENOUGH = 5
+"""Patients left beside the largest support set, from which on all draws ask for the same queries."""
+
 
 @dataclass(frozen=True)
 class EvaluationTask:
@@ -188,7 +191,7 @@ def draws_of(
     asked = min(queries, max(1, len(patients) - kept[-1]))
     if asked < queries:
         notes.append(f"{title}: {asked} of {queries} queries a draw, since {len(patients)} patients show it.")
-    if asked >= min(queries, 5):
+    if len(patients) - kept[-1] >= ENOUGH:
         return {k: draw_episodes(found.cases, k, asked, draws, seed, usable) for k in kept}, notes
     notes.append(f"{title}: few cases, so every draw asks for other queries.")
     seeds = [seed * 1000 + 1 + draw for draw in range(draws)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,13 +12,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from monai_hyper.data.tensors import save_tensors
+from monai_hyper.methods.imaml import IMamlLearner
+from monai_hyper.methods.maml import MamlLearner
+from monai_hyper.methods.universeg import UniverSegLearner
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import Episode, TaskEngine, TaskSettings
 from monai_hyper.training.checkpoint import load_training, save_training
-from monai_hyper.training.loss import episode_dice, episode_loss
+from monai_hyper.training.loss import objective
+from monai_hyper.types import InputError
 
 STATE, WEIGHTS = "training.safetensors", "weights.safetensors"
+
+METHODS = {"hyper": HyperModel} | {kind.method: kind for kind in (MamlLearner, IMamlLearner, UniverSegLearner)}
+"""What can be meta-trained, by name."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,20 @@ class TrainConfig:
 
     Args:
         output: folder of checkpoints and logs.
+        method: what to train, see ``METHODS``; learner: its arguments, where they differ from the defaults.
         steps: number of the last step; a finished run goes on when it is raised.
+        minutes: end after about so many minutes of training in all, if that comes before ``steps``.
         decay: over so many last steps the learning rate falls to zero.
         every: steps between checkpoints.
+        body_rate, generator_rate: learning rates of the network that segments, and of everything else.
         voxels, budget: size of volumes and of episodes, see :class:`TaskSettings`.
     """
 
     output: Path
+    method: str = "hyper"
+    learner: dict = field(default_factory=dict)
     steps: int = 5000
+    minutes: float | None = None
     decay: int = 500
     warm_up: int = 200
     every: int = 100
@@ -48,7 +61,21 @@ class TrainConfig:
     budget: int = 200_000
 
 
-def parameter_groups(model: HyperModel, config: TrainConfig) -> list[dict]:
+def make_model(config: TrainConfig) -> nn.Module:
+    """What is to be trained, with random weights.
+
+    Raises:
+        InputError: if the method is unknown or does not take the arguments.
+    """
+    if config.method not in METHODS:
+        raise InputError(f"method is '{config.method}'; expected one of: {', '.join(METHODS)}.")
+    try:
+        return METHODS[config.method](**config.learner)
+    except TypeError as error:
+        raise InputError(f"arguments of '{config.method}' are {config.learner}: {error}.") from error
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     """The body learns fastest; orthonormal factors, norms and biases do not decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -59,9 +86,21 @@ def parameter_groups(model: HyperModel, config: TrainConfig) -> list[dict]:
     return [{"params": found, "rate": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
 
 
-def rate_factor(step: int, config: TrainConfig) -> float:
-    """Short warm-up, constant, short decay to zero."""
-    return max(0.0, min(1.0, (step + 1) / config.warm_up, (config.steps - step) / max(1, config.decay)))
+def last_step(step: int, seconds: float, config: TrainConfig) -> int:
+    """The number of steps to end after: as configured, or as many as the time allows at the pace so far.
+
+    Args:
+        step: steps done; seconds: that they took.
+    """
+    if config.minutes is None or step == 0:
+        return config.steps
+    return min(config.steps, max(step, int(step * 60 * config.minutes / seconds)))
+
+
+def rate_factor(step: int, config: TrainConfig, last: int | None = None) -> float:
+    """Short warm-up, constant, short decay to zero at the step ``last``, by default the configured one."""
+    last = config.steps if last is None else last
+    return max(0.0, min(1.0, (step + 1) / config.warm_up, (last - step) / max(1, config.decay)))
 
 
 def to_device(episode: Episode, device: str) -> Episode:
@@ -69,21 +108,25 @@ def to_device(episode: Episode, device: str) -> Episode:
     return Episode(episode.support.to(device), episode.images.to(device), episode.labels.to(device), episode.kind)
 
 
-def train(config: TrainConfig, sources: Sources, model: HyperModel | None = None) -> Path:
+def train(config: TrainConfig, sources: Sources, model: nn.Module | None = None) -> Path:
     """Meta-train a model, going on from ``output`` if a run was cut off there.
 
     Task and randomness of a step depend on the seed and the step's number alone, so a run that was killed and
     resumed sees what an unbroken one would have seen.
 
     Args:
-        model: where to start from; default: random weights. Ignored when a run is resumed.
+        model: where to start from; default: the configured method with random weights. Its weights are ignored when
+            a run is resumed.
 
     Returns:
         path of the averaged weights.
+
+    Raises:
+        InputError: if the method is unknown or does not take the arguments.
     """
-    config.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    model = (HyperModel() if model is None else model).to(config.device).train()
+    model = (make_model(config) if model is None else model).to(config.device).train()
+    config.output.mkdir(parents=True, exist_ok=True)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
     optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.generator_rate)
     facts = {"step": 0, "seconds": 0.0}
@@ -98,38 +141,49 @@ def _run(config: TrainConfig, model, average, optimiser, engine: TaskEngine, fac
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(config.output))
-    start, begun = time.perf_counter() - facts["seconds"], facts["step"]
+    start, step, seconds = time.perf_counter() - facts["seconds"], facts["step"], facts["seconds"]
     mean_loss = mean_dice = None
-    bar = tqdm(range(begun, config.steps), initial=begun, total=config.steps, unit="step", mininterval=5)
-    for step in bar:
+    bar = tqdm(initial=step, total=config.steps, unit="step", mininterval=5)
+    while step < (last := last_step(step, seconds, config)):
         episode = to_device(engine.episode(step), config.device)
+        for group in optimiser.param_groups:
+            group["lr"] = group["rate"] * rate_factor(step, config, last)
         loss, dice = train_step(model, optimiser, episode, step, config)
         average.update_parameters(model)
         mean_loss = loss if mean_loss is None else 0.99 * mean_loss + 0.01 * loss
         mean_dice = dice if mean_dice is None else 0.99 * mean_dice + 0.01 * dice
         bar.set_postfix(loss=f"{mean_loss:.3f}", dice=f"{mean_dice:.3f}", refresh=False)
+        bar.update()
         writer.add_scalar("loss", loss, step)
         writer.add_scalar(f"dice/{episode.kind}", dice, step)
-        if (step + 1) % config.every == 0 or step + 1 == config.steps:
-            facts = {"step": step + 1, "seconds": time.perf_counter() - start, "dice": mean_dice, "loss": mean_loss}
-            facts["config"] = {name: str(value) for name, value in asdict(config).items()}
-            save_training(config.output / STATE, model, average, optimiser, facts)
-            halved = {name: t.half() if t.is_floating_point() else t for name, t in average.module.state_dict().items()}
-            save_tensors(halved, config.output / WEIGHTS, facts)
+        step, seconds = step + 1, time.perf_counter() - start
+        if step % config.every == 0 or step >= last_step(step, seconds, config):
+            facts = {"step": step, "seconds": seconds, "dice": mean_dice, "loss": mean_loss}
+            _save(config, model, average, optimiser, facts)
+    bar.close()
     writer.close()
 
 
-def train_step(model: HyperModel, optimiser, episode: Episode, step: int, config: TrainConfig) -> tuple[float, float]:
-    """One update; returns loss and Dice of the episode."""
+def _save(config: TrainConfig, model, average, optimiser, facts: dict) -> None:
+    """Write the state to go on from, and the averaged weights with what is needed to use them."""
+    facts |= {
+        "method": config.method,
+        "learner": getattr(model, "settings", config.learner),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "config": {name: str(value) for name, value in asdict(config).items()},
+    }
+    save_training(config.output / STATE, model, average, optimiser, facts)
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in average.module.state_dict().items()}
+    save_tensors(halved, config.output / WEIGHTS, facts)
+
+
+def train_step(model: nn.Module, optimiser, episode: Episode, step: int, config: TrainConfig) -> tuple[float, float]:
+    """One update at the optimiser's rates; returns loss and Dice of the episode."""
     torch.manual_seed(config.seed * 1_000_003 + step)
-    for group in optimiser.param_groups:
-        group["lr"] = group["rate"] * rate_factor(step, config)
     optimiser.zero_grad(set_to_none=True)
-    loss, logits = episode_loss(model, episode)
+    loss, dice = objective(model, episode)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if torch.isfinite(norm):  # one broken episode must not end the run
         optimiser.step()
-    return float(loss.detach()), episode_dice(logits, episode.labels)
-
-
+    return float(loss.detach()), dice

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from monai.losses import DiceFocalLoss
-from torch import Tensor
+from torch import Tensor, nn
 
+from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.synthesis.tasks import Episode
 
@@ -29,6 +30,34 @@ def episode_loss(model: HyperModel, episode: Episode) -> tuple[Tensor, Tensor]:
     for (shots, own), (_, _, labels) in zip(own_logits(), episode.support.volumes()):
         loss = loss + SELF_WEIGHT * _loss(own, labels) * len(shots) / episode.support.shots
     return loss, logits
+
+
+def one_class(episode: Episode) -> Episode:
+    """One class of the episode, drawn by chance, against everything else: what binary methods learn from.
+
+    Volumes that do not annotate it are left out of the support.
+    """
+    support = episode.support
+    index = int(torch.randint(len(support.classes), ()))
+    shown = support.subset(support.annotated[:, index].nonzero()[:, 0].tolist())
+    binary = SupportSet(
+        shown.images, (shown.labels == index + 1).long(), (support.classes[index],), extents=shown.extents
+    )
+    return Episode(binary, episode.images, (episode.labels == index + 1).long(), episode.kind)
+
+
+def objective(model: nn.Module, episode: Episode) -> tuple[Tensor, float]:
+    """What meta-training descends, and the Dice of the queries to report.
+
+    Args:
+        model: a :class:`HyperModel`, or a :class:`monai_hyper.methods.meta.Learner`, which sees one class only.
+    """
+    if isinstance(model, HyperModel):
+        loss, logits = episode_loss(model, episode)
+    else:
+        episode = one_class(episode)
+        loss, logits = model.episode_loss(episode)
+    return loss, episode_dice(logits, episode.labels)
 
 
 @torch.no_grad()

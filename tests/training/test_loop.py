@@ -1,18 +1,34 @@
 """Meta-training: the same weights whether or not it was interrupted."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
+from monai_hyper.cli import main
 from monai_hyper.data.tensors import load_tensors
+from monai_hyper.methods.meta import load_learner
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.synthesis.sources import Sources
-from monai_hyper.training.loop import STATE, WEIGHTS, TrainConfig, parameter_groups, rate_factor, train
+from monai_hyper.training.loop import (
+    METHODS,
+    STATE,
+    WEIGHTS,
+    TrainConfig,
+    last_step,
+    make_model,
+    parameter_groups,
+    rate_factor,
+    train,
+)
+from monai_hyper.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,6 +93,70 @@ def test_training_changes_the_weights_and_keeps_halves_of_their_average(tmp_path
     assert {"head.log_penalty", "body.thin.conv.weight"} <= set(moved)
 
 
+LEARNERS = {
+    "maml": {"channels": [4, 4, 4, 4], "thin": 2, "inner_steps": 1},
+    "imaml": {"channels": [4, 4, 4, 4], "thin": 2, "inner_steps": 1, "solver_steps": 1},
+    "universeg": {"channels": [4, 4]},
+}
+
+
+@pytest.mark.parametrize("method", list(LEARNERS))
+def test_baselines_are_trained_by_the_same_loop_and_read_back(method, tmp_path):
+    config = TrainConfig(
+        tmp_path,
+        method,
+        LEARNERS[method],
+        steps=2,
+        warm_up=1,
+        decay=1,
+        generator_rate=0.1,
+        voxels=(8000, 9000),
+        budget=20_000,
+        average=0,
+    )
+    tensors, facts = load_tensors(train(config, Sources({})))
+    assert facts["method"] == method and facts["step"] == 2 and facts["seconds"] > 0
+    assert facts["parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    assert facts["learner"].items() >= LEARNERS[method].items()
+    learner = load_learner(METHODS[method], tmp_path / WEIGHTS)
+    torch.manual_seed(config.seed)
+    untrained = make_model(config).state_dict()
+    for name, value in learner.state_dict().items():
+        assert torch.equal(value, tensors[name].float())
+        assert not torch.equal(value, untrained[name].half().float()) or not value.any(), name
+
+
+def test_unknown_methods_and_arguments_are_refused(tmp_path):
+    for config, message in (
+        (TrainConfig(tmp_path / "a", method="reptile"), "'reptile'; expected one of: hyper, maml, imaml, universeg"),
+        (TrainConfig(tmp_path / "a", method="maml", learner={"depth": 3}), "arguments of 'maml'.*depth"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(config, Sources({}))
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_time_limit_sets_the_last_step_by_the_pace_so_far():
+    config = TrainConfig(Path("unused"), steps=1000, minutes=10)
+    assert last_step(0, 0.0, config) == 1000  # no pace yet
+    assert last_step(10, 20.0, config) == 300
+    assert last_step(299, 599.0, config) == 299
+    assert last_step(300, 700.0, config) == 300  # late: now, not before
+    assert last_step(10, 2.0, config) == 1000
+    assert last_step(10, 2000.0, TrainConfig(Path("unused"), steps=1000)) == 1000
+    assert [rate_factor(s, config, last=300) for s in (250, 300)] == pytest.approx([50 / config.decay, 0])
+
+
+def test_a_run_that_is_out_of_time_ends_at_a_checkpoint(tmp_path):
+    learner = LEARNERS["universeg"]
+    config = TrainConfig(
+        tmp_path, "universeg", learner, steps=9, minutes=1e-9, voxels=(8000, 9000), budget=20_000, every=100
+    )
+    for _ in range(2):  # started again, it does nothing
+        _, facts = load_tensors(train(config, Sources({})))
+        assert facts["step"] == 1 == load_tensors(tmp_path / STATE)[1]["step"]
+
+
 def test_the_learning_rate_warms_up_stays_and_decays_to_zero():
     config = TrainConfig(Path("unused"), steps=100, warm_up=10, decay=20)
     factors = [rate_factor(step, config) for step in range(101)]
@@ -99,3 +179,25 @@ def test_every_parameter_is_in_one_group_and_orthonormal_factors_do_not_decay():
             assert decays[id(parameter)] == 0, name
         if name.startswith("body."):
             assert rates[id(parameter)] == config.body_rate, name
+
+
+def test_the_configurations_that_ship_are_valid():
+    for path in (ROOT / "monai_hyper" / "configs").glob("*.json"):
+        config = TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
+        assert config.method == {"train": "hyper"}.get(path.stem, path.stem)
+        assert config.steps > config.decay + config.warm_up
+        make_model(config)
+
+
+def test_the_command_trains_what_it_is_asked_for(tmp_path):
+    labels = np.zeros((30, 30, 30), np.uint8)
+    labels[8:20, 8:20, 8:20], labels[20:24, 8:20, 8:20] = 1, 2
+    (tmp_path / "data" / "brain_labels" / "labels").mkdir(parents=True)
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "data" / "brain_labels" / "labels" / "a.nii.gz")
+    fields = {"steps": 50, "voxels": [8000, 9000], "budget": 20_000, "learner": LEARNERS["universeg"]}
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    options = ["--config", str(tmp_path / "config.json"), "--data", str(tmp_path / "data")]
+    options += ["--output", str(tmp_path / "run"), "--method", "universeg", "--minutes", "1e-9"]
+    assert main(["train", *options]) == 0
+    learner = load_learner(METHODS["universeg"], tmp_path / "run" / WEIGHTS)
+    assert learner.settings == {"channels": [4, 4]}

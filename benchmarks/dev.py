@@ -1,0 +1,124 @@
+"""The development benchmark: all methods on real held-out data, written to docs/results.md.
+
+    python benchmarks/dev.py --data ../shared/data --output runs/benchmark          # fast methods
+    python benchmarks/dev.py --data ../shared/data --output runs/benchmark --full   # all methods, fewer cases
+
+What a run that was cut off has finished is not done again. Only the lists ``select`` are used, never ``report``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from results_page import write_page
+
+from monai_hyper.commands import versions
+from monai_hyper.evaluation.protocol import Protocol
+from monai_hyper.evaluation.run import evaluate_folder
+from monai_hyper.methods.registry import FAST, METHODS
+
+
+@dataclass(frozen=True)
+class Part:
+    """One evaluation of the benchmark.
+
+    Args:
+        name: of its folder of results; folder: of the data.
+        binary: see :class:`Protocol`.
+    """
+
+    name: str
+    folder: str
+    binary: tuple[str, ...] | None = None
+    split: str | None = "select"
+    shots: tuple[int, ...] = (1, 4)
+    queries: int = 8
+    draws: int = 2
+    perturb_fov: bool = False
+    shift: str | None = None
+    support: str | None = None
+    group: str | None = None
+    methods: tuple[str, ...] = FAST
+
+
+SETS = (
+    Part("hippocampus_mr", "hippocampus_mr", ("whole=1+2", "1", "2")),
+    Part("headneck_ct", "headneck_ct", ("larynx", "mandible")),
+    Part("cardiac_cine_mr", "cardiac_cine_mr", group="group"),
+    Part("sarcoma_ct", "sarcoma/CT", split=None, queries=1, draws=5),
+    Part("sarcoma_t1", "sarcoma/MR_T1", split=None, queries=1, draws=5),
+    Part("sarcoma_pet", "sarcoma/PET", split=None, queries=1, draws=5),
+    Part("ms_lesion_mr", "ms_lesion_mr", split=None, shots=(1, 2), queries=1, draws=3),
+)
+"""The data sets, each run as it is and with perturbed fields of view."""
+
+SHIFTED = ("spacing", "noise", "bias-field", "contrast-inversion", "kspace-4x", "kspace-8x")
+
+
+def fast_parts() -> list[Part]:
+    """What the fast methods run on."""
+    parts = [part for one in SETS for part in (one, perturbed(one))]
+    parts.append(Part("headneck_ct-trained", "headneck_ct", ("1", "2", "3", "4", "5")))
+    parts.append(Part("hippocampus_mr-shots", "hippocampus_mr", ("whole=1+2",), shots=(1, 2, 4, 8, 16, 32, 64), draws=3,
+                      methods=("hyper", "mean-mask")))  # fmt: skip
+    few = {"binary": ("whole=1+2",), "shots": (4,), "methods": ("hyper", "mean-mask", "ridge")}
+    parts.append(Part("hippocampus_mr-whole", "hippocampus_mr", **few))
+    parts += [Part(f"hippocampus_mr-{shift}", "hippocampus_mr", shift=shift, **few) for shift in SHIFTED]
+    parts.append(Part("sarcoma_t1_to_ct", "sarcoma/CT", support="sarcoma/MR_T1", split=None, queries=1, draws=5))
+    return parts
+
+
+def full_parts() -> list[Part]:
+    """What all methods run on, the slow ones too: fewer cases, the same for all."""
+    every = tuple(METHODS)
+    thin = (
+        Part("full-hippocampus_mr", "hippocampus_mr", ("whole=1+2",), draws=1, methods=every),
+        Part("full-cardiac_cine_mr", "cardiac_cine_mr", draws=1, queries=5, methods=every),
+        Part("full-headneck_ct", "headneck_ct", ("larynx", "mandible"), shots=(4,), draws=1, queries=3, methods=every),
+    )
+    return [part for one in thin for part in (one, perturbed(one))]
+
+
+def perturbed(part: Part) -> Part:
+    """The same with perturbed fields of view."""
+    return Part(**(vars(part) | {"name": f"{part.name}-perturbed", "perturb_fov": True, "group": None}))
+
+
+def run_part(part: Part, data: Path, output: Path, weights: Path | None) -> None:
+    """Evaluate one part."""
+    protocol = Protocol(
+        data / part.folder, part.methods, part.shots, part.draws, part.queries, split=part.split, binary=part.binary,
+        perturb_fov=part.perturb_fov, shift=part.shift, support_dataset=data / part.support if part.support else None,
+    )  # fmt: skip
+    begun = time.perf_counter()
+    evaluate_folder(protocol, output / part.name, weights, part.group, versions())
+    took = output / part.name / "seconds.json"
+    before = json.loads(took.read_text()) if took.exists() else 0.0
+    took.write_text(json.dumps(before + time.perf_counter() - begun))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--full", action="store_true", help="all methods, on fewer cases")
+    parser.add_argument("--only", nargs="+", help="names of parts")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for part in full_parts() if arguments.full else fast_parts():
+        if not arguments.only or part.name in arguments.only:
+            print(part.name, flush=True)
+            run_part(part, arguments.data, arguments.output, arguments.weights)
+    write_page(arguments.output, arguments.page, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Meta-learning with implicit gradients: the path of the inner optimiser does not matter, only where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_hyper.data.support import SupportSet
+from monai_hyper.methods.maml import BinaryUNet, support_loss
+from monai_hyper.methods.meta import (
+    BACKGROUND,
+    BASELINES,
+    Examples,
+    Network,
+    binary_loss,
+    examples_of,
+    fit_by_class,
+    load_learner,
+)
+from monai_hyper.networks.functional import bind
+from monai_hyper.synthesis.tasks import Episode
+from monai_hyper.types import Weights
+
+
+def implicit_gradient(
+    gradient: Tensor, hessian_product: Callable[[Tensor], Tensor], strength: float, steps: int
+) -> Tensor:
+    """Gradient with respect to the initial weights, from the one at the solution of the inner problem.
+
+    For ``phi = argmin L(phi) + strength / 2 |phi - theta|^2`` the derivative of ``phi`` by ``theta`` is the inverse of
+    ``I + H / strength``, where ``H`` is the Hessian of ``L`` at ``phi`` (Rajeswaran et al. 2019, Lemma 1). The linear
+    system is solved by conjugate gradients, which need products with ``H`` only.
+
+    Args:
+        gradient: of the outer loss at ``phi``, ``(P,)``.
+        hessian_product: from ``(P,)`` to ``H`` times it.
+        strength: of the proximal term, positive.
+        steps: of conjugate gradients, at most; they end before where the curvature is not positive, since ``L`` need
+            not be convex.
+
+    Returns:
+        gradient of the outer loss by ``theta``, ``(P,)``; with no step, ``gradient`` itself.
+    """
+    solution = torch.zeros_like(gradient)
+    residual = direction = gradient
+    size = residual @ residual
+    smallest = 1e-20 * size
+    for _ in range(steps):
+        product = direction + hessian_product(direction) / strength
+        curvature = direction @ product
+        if size <= smallest or curvature <= 0:
+            break
+        solution = solution + size / curvature * direction
+        residual = residual - size / curvature * product
+        size, previous = residual @ residual, size
+        direction = residual + size / previous * direction
+    return solution if bool(solution.any()) else gradient
+
+
+class IMamlLearner(nn.Module):
+    """Weights that serve as centre of a regularised fit to the support.
+
+    After Rajeswaran et al., "Meta-Learning with Implicit Gradients", 2019, https://arxiv.org/abs/1909.04630: the
+    inner problem has a proximal term, gradient descent solves it to approximation, and conjugate gradients give
+    the gradient by the initial weights without passing through the descent.
+
+    Args:
+        channels, thin: of the U-Net.
+        inner_steps: gradient steps on the support in training; test_steps: when it is used.
+        inner_rate: their learning rate.
+        strength: of the proximal term.
+        solver_steps: of conjugate gradients.
+    """
+
+    method = "imaml"
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (20, 40, 80, 160),
+        thin: int = 4,
+        inner_steps: int = 8,
+        test_steps: int = 20,
+        inner_rate: float = 0.2,
+        strength: float = 0.5,
+        solver_steps: int = 5,
+    ) -> None:
+        super().__init__()
+        self.settings = {
+            "channels": list(channels), "thin": thin, "inner_steps": inner_steps, "test_steps": test_steps,
+            "inner_rate": inner_rate, "strength": strength, "solver_steps": solver_steps,
+        }  # fmt: skip
+        self.inner_steps, self.test_steps, self.inner_rate = inner_steps, test_steps, inner_rate
+        self.strength, self.solver_steps = strength, solver_steps
+        self.body = BinaryUNet(channels, thin)
+
+    @torch.enable_grad()
+    def solve(self, examples: Sequence[Examples], steps: int) -> Weights:
+        """Minimise the loss on examples plus the proximal term, from the initial weights."""
+        start = {name: p.detach() for name, p in self.body.named_parameters()}
+        weights = start
+        for step in range(steps):
+            tracked = {name: w.detach().requires_grad_() for name, w in weights.items()}
+            loss = support_loss(self.body, tracked, examples[step % len(examples)])
+            gradients = torch.autograd.grad(loss, list(tracked.values()))
+            weights = {
+                name: w - self.inner_rate * (g + self.strength * (w - start[name]))
+                for (name, w), g in zip(weights.items(), gradients)
+            }
+        return weights
+
+    def episode_loss(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        """The loss on the queries of one class after adaptation, and their logits ``(Q, 2, D, H, W)``.
+
+        The loss has the implicit gradient; it is not to be differentiated twice. The Hessian, which needs much memory,
+        is taken over the first batch of the examples.
+        """
+        examples = examples_of(episode.support, 0)
+        weights = {n: w.requires_grad_() for n, w in self.solve(examples, self.inner_steps).items()}
+        logits = bind(self.body, weights)(episode.images)
+        loss = binary_loss(logits, (episode.labels > 0).float())
+        values = list(weights.values())
+        outer = _flat(torch.autograd.grad(loss, values))
+        slope = _flat(torch.autograd.grad(support_loss(self.body, weights, examples[0]), values, create_graph=True))
+
+        def hessian_product(vector: Tensor) -> Tensor:
+            return _flat(torch.autograd.grad(slope, values, vector, retain_graph=True))
+
+        gradient = implicit_gradient(outer, hessian_product, self.strength, self.solver_steps)
+        initial = _flat(list(self.body.parameters()))
+        return loss.detach() + (initial - initial.detach()) @ gradient, F.pad(logits.detach(), BACKGROUND)
+
+    def network(self, examples: Sequence[Examples]) -> Network:
+        """The binary network of a class after ``test_steps`` steps on its examples."""
+        return bind(self.body, self.solve(examples, self.test_steps))
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+class IMaml:
+    """iMAML, meta-trained on synthetic tasks; every class by itself.
+
+    Rajeswaran et al., "Meta-Learning with Implicit Gradients", 2019, https://arxiv.org/abs/1909.04630.
+    See :class:`IMamlLearner`.
+
+    Args:
+        weights: what ``monai-hyper train --method imaml`` wrote.
+    """
+
+    def __init__(self, weights: Path = BASELINES / "imaml.safetensors") -> None:
+        self.weights = weights
+
+    @cached_property
+    def _learner(self) -> IMamlLearner:
+        return load_learner(IMamlLearner, self.weights)
+
+    def fit(self, support: SupportSet) -> Network:
+        """
+        Returns:
+            a network from images ``(B, 1, D, H, W)`` to logits ``(B, N, D, H, W)``.
+
+        Raises:
+            InputError: if there are no weights.
+        """
+        return fit_by_class(self._learner.to(support.images.device), support)

@@ -1,0 +1,53 @@
+"""Budget, augmentation and loss of what is trained on one task."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from monai_hyper.methods.fitting import PATCH, Augment, Budget, annotated_loss, descend
+
+
+def test_a_budget_needs_a_limit():
+    with pytest.raises(ValueError, match="expected steps, seconds or patience"):
+        Budget()
+
+
+def test_the_plateau_rule_ends_a_loss_that_stays():
+    x = torch.zeros(3, requires_grad=True)
+    steps = list(descend([(x, 0.1)], lambda: (0 * x).sum() + 1, Budget(patience=5)))
+    assert len(steps) == 5 * 4, "one mean to compare with, then three that are no better"
+
+
+def test_the_first_limit_ends_it():
+    x = torch.ones(3, requires_grad=True)
+    assert len(list(descend([(x, 0.1)], lambda: x.square().sum(), Budget(steps=7, patience=100)))) == 7
+
+
+def test_unannotated_classes_enter_no_loss():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(1, 3, 6, 6, 6), torch.randint(0, 3, (1, 1, 6, 6, 6))
+    only_first = torch.tensor([True, False])
+    loss = annotated_loss(logits, labels, only_first)
+    other = logits.clone()
+    other[:, 2] += 5
+    assert_close(annotated_loss(other, labels, only_first), loss)
+    elsewhere = logits + 9 * (labels == 2) * torch.randn(1, 3, 1, 1, 1)
+    assert_close(annotated_loss(elsewhere, labels, only_first), loss)
+    assert annotated_loss(other, labels, torch.tensor([True, True])) > loss
+
+
+def test_a_perfect_answer_has_next_to_no_loss():
+    labels = torch.randint(0, 3, (1, 1, 6, 6, 6))
+    logits = 20.0 * torch.nn.functional.one_hot(labels[:, 0], 3).movedim(-1, 1)
+    assert float(annotated_loss(logits, labels, torch.tensor([True, True]))) < 1e-3
+
+
+def test_image_and_label_move_alike_and_patches_are_bounded():
+    torch.manual_seed(0)
+    label = torch.zeros(1, 1, 90, 40, 30, dtype=torch.long)
+    label[..., 20:60, 10:30, 8:22] = 1
+    for _ in range(5):
+        image, moved = Augment()(torch.cat([torch.randn(1, 1, 90, 40, 30), label.float()], 1), label)
+        assert image.shape[2:] == moved.shape[2:] == (PATCH, 40, 30)
+        agreement = ((image[:, 1:] > 0.5) == (moved == 1)).float().mean()
+        assert float(agreement) > 0.98
