@@ -104,7 +104,7 @@ class MamlLearner(nn.Module):
         channels: Sequence[int] = (20, 40, 80, 160),
         thin: int = 4,
         inner_steps: int = 5,
-        test_steps: int = 20,
+        test_steps: int = 30,
         inner_rate: float = 0.1,
         second_order: bool = False,
     ) -> None:

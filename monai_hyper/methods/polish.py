@@ -97,7 +97,7 @@ class Polish:
 
 
 def splits(support: SupportSet) -> list[tuple[list[int], list[int]]]:
-    """Volumes to polish on and volumes to leave out; none where what is left would not show every class.
+    """Volumes to polish on and volumes to leave out; none where either would not show every class.
 
     Example:
         >>> splits(SupportSet(torch.zeros(3, 1, 8, 8, 8), torch.ones(3, 1, 8, 8, 8).long()))
@@ -107,7 +107,7 @@ def splits(support: SupportSet) -> list[tuple[list[int], list[int]]]:
     left_out = [shots[1::2], shots[::2]] if len(shots) >= FEW else [shots[-1:]]
     found = [([shot for shot in shots if shot not in out], out) for out in left_out]
     annotated = support.annotated
-    return [(kept, out) for kept, out in found if annotated[kept].any(0).all() and annotated[out].any()]
+    return [(kept, out) for kept, out in found if annotated[kept].any(0).all() and annotated[out].any(0).all()]
 
 
 def mean_dice(network: Callable[[Tensor], Tensor], support: SupportSet) -> float:

@@ -83,9 +83,10 @@ class Registration:
     """Multi-atlas segmentation: elastix and locally weighted voting.
 
     Support volume and query are cut to their content (what is beyond shows nothing but the darkest value), and elastix
-    aligns them by an affine transform, then cubic B-splines, both by mutual information: Klein et al., "elastix: A Toolbox for Intensity-Based Medical Image Registration",
-    2010, https://doi.org/10.1109/TMI.2009.2035616. The labels that arrive are averaged, weighted by how well the
-    warped volume fits to the query nearby (the fourth power of their local correlation): Artaechevarria et al.,
+    aligns them by an affine transform, then cubic B-splines, both by mutual information: Klein et al., "elastix: A
+    Toolbox for Intensity-Based Medical Image Registration", 2010, https://doi.org/10.1109/TMI.2009.2035616. The labels
+    that arrive are averaged, weighted by how well the warped volume fits to the query nearby (the fourth power of
+    their local correlation): Artaechevarria et al.,
     "Combination Strategies in Multi-Atlas Image Segmentation: Application to Brain MR Data", 2009,
     https://doi.org/10.1109/TMI.2009.2014372. None of this depends on which tissue is bright.
 

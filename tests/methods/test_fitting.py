@@ -4,23 +4,23 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from monai_hyper.methods.fitting import PATCH, Augment, Budget, annotated_loss, descend
+from monai_hyper.methods.fitting import PATCH, Augment, Budget, annotated_loss, descend, random_patch
 
 
 def test_a_budget_needs_a_limit():
-    with pytest.raises(ValueError, match="expected steps, seconds or patience"):
+    with pytest.raises(ValueError, match="expected at least one limit"):
         Budget()
 
 
 def test_the_plateau_rule_ends_a_loss_that_stays():
     x = torch.zeros(3, requires_grad=True)
-    steps = list(descend([(x, 0.1)], lambda: (0 * x).sum() + 1, Budget(patience=5)))
+    steps = list(descend([x], lambda: (0 * x).sum() + 1, Budget(patience=5), rate=0.1))
     assert len(steps) == 5 * 4, "one mean to compare with, then three that are no better"
 
 
 def test_the_first_limit_ends_it():
     x = torch.ones(3, requires_grad=True)
-    assert len(list(descend([(x, 0.1)], lambda: x.square().sum(), Budget(steps=7, patience=100)))) == 7
+    assert len(list(descend([x], lambda: x.square().sum(), Budget(steps=7, patience=100), rate=0.1))) == 7
 
 
 def test_unannotated_classes_enter_no_loss():
@@ -47,7 +47,8 @@ def test_image_and_label_move_alike_and_patches_are_bounded():
     label = torch.zeros(1, 1, 90, 40, 30, dtype=torch.long)
     label[..., 20:60, 10:30, 8:22] = 1
     for _ in range(5):
-        image, moved = Augment()(torch.cat([torch.randn(1, 1, 90, 40, 30), label.float()], 1), label)
+        image, moved = random_patch(torch.cat([torch.randn(1, 1, 90, 40, 30), label.float()], 1), label)
         assert image.shape[2:] == moved.shape[2:] == (PATCH, 40, 30)
         agreement = ((image[:, 1:] > 0.5) == (moved == 1)).float().mean()
-        assert float(agreement) > 0.98
+        assert float(agreement) > 0.95
+        assert Augment()(image[:, :1], moved)[0].shape[2:] == (PATCH, 40, 30)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from monai_hyper.methods.fine_tune import FineTune
 from monai_hyper.methods.fitting import Budget
-from monai_hyper.methods.polish import Polish, held_out
+from monai_hyper.methods.polish import Polish, splits
 from monai_hyper.methods.prototype import Prototype
 from monai_hyper.methods.ridge import Ridge
 from monai_hyper.methods.scratch import Scratch
@@ -84,7 +84,7 @@ def test_scratch_learns_brightness(task):
 
 def test_no_step_of_polish_is_the_generated_network(model, task, query):
     support = task(2)
-    network = next(Polish(model, steps=4).path(support, [0, 4], 4))
+    network = next(Polish(model, steps=4).polished(support, [0, 4]))
     with torch.no_grad():
         assert_close(network(query), model.condition(support)(query))
 
@@ -98,11 +98,11 @@ def test_polish_lowers_its_loss_and_stays_an_ordinary_network(model, task, query
 
 
 def test_volumes_are_left_out_where_every_class_stays():
-    assert held_out(make_task(1)) == []
-    assert held_out(make_task(3)) == [([0, 1], [2])]
-    assert held_out(make_task(5)) == [([1, 3], [0, 2, 4]), ([0, 2, 4], [1, 3])]
+    assert splits(make_task(1)) == []
+    assert splits(make_task(3)) == [([0, 1], [2])]
+    assert splits(make_task(5)) == [([0, 2, 4], [1, 3]), ([1, 3], [0, 2, 4])]
     once = replace(make_task(2, classes=2), annotated=torch.tensor([[True, True], [True, False]]))
-    assert held_out(once) == [], "either volume alone would lack a class"
+    assert splits(once) == [], "either volume alone would lack a class"
 
 
 def dice(predicted, truth) -> float:
