@@ -2,9 +2,19 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
-from monai_hyper.methods.fitting import PATCH, Augment, Budget, annotated_loss, descend, random_patch
+from monai_hyper.methods.fitting import (
+    PATCH,
+    Augment,
+    Budget,
+    annotated_loss,
+    descend,
+    fit_by_gradient,
+    in_windows,
+    random_patch,
+)
 
 
 def test_a_budget_needs_a_limit():
@@ -52,3 +62,19 @@ def test_image_and_label_move_alike_and_patches_are_bounded():
         agreement = ((image[:, 1:] > 0.5) == (moved == 1)).float().mean()
         assert float(agreement) > 0.95
         assert Augment()(image[:, :1], moved)[0].shape[2:] == (PATCH, 40, 30)
+
+
+def test_only_parameters_that_require_gradients_are_fitted(task):
+    network = nn.Sequential(nn.Conv3d(1, 4, 1), nn.InstanceNorm3d(4), nn.Conv3d(4, 2, 1))
+    network[0].requires_grad_(False)
+    before = [parameter.clone() for parameter in network.parameters()]
+    fit_by_gradient(network, task(2), Budget(steps=2), rate=0.1)
+    assert [torch.equal(a, b) for a, b in zip(before, network.parameters())] == [True, True, False, False]
+
+
+def test_windows_of_a_network_of_one_voxel_equal_the_whole():
+    network, seen = nn.Conv3d(1, 2, 1).requires_grad_(False), []
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[2:])))
+    query = torch.randn(1, 1, 90, 20, 66)
+    assert_close(in_windows(network)(query), network(query))
+    assert set(seen[:-1]) == {(PATCH, 20, PATCH)}
