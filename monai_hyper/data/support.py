@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from monai_hyper.types import MAX_CLASSES, MOST_VOLUMES, InputError
@@ -88,6 +89,25 @@ class SupportSet:
         """The same support set with its volumes on ``device``."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def coarser(self, factor: int) -> SupportSet:
+        """The same task on a grid where cubes of ``factor`` voxels a side are one.
+
+        Images are averaged. A voxel belongs to the class that fills most of it, if that is at least half of it, or
+        at least half of what the class fills anywhere in the volume: small structures stay.
+        """
+        if factor == 1:
+            return self
+        found = {}
+        for shots, images, labels in self.volumes():
+            one_hot = F.one_hot(labels[:, 0], len(self.classes) + 1).movedim(-1, 1)[:, 1:].to(images)
+            both = F.avg_pool3d(torch.cat([images, one_hot], 1), factor, ceil_mode=True, count_include_pad=False)
+            image, share = both.split([1, len(self.classes)], 1)
+            enough = (share.flatten(2).amax(-1) / 2).clamp(min=1e-6, max=0.5)[:, :, None, None, None]
+            filled, number = (share / enough).max(1, keepdim=True)
+            found.update(zip(shots, zip(image, torch.where(filled >= 1, number + 1, 0))))
+        images, labels = (stack_in_corner(each) for each in zip(*(found[shot] for shot in range(self.shots))))
+        return replace(self, images=images, labels=labels, extents=-(-self.extents // factor))
+
     def volumes(self) -> list[tuple[list[int], Tensor, Tensor]]:
         """Volumes cut to what they really cover, those of equal size together.
 
@@ -101,3 +121,18 @@ class SupportSet:
             (shots, self.images[shots][..., :d, :h, :w], self.labels[shots][..., :d, :h, :w])
             for (d, h, w), shots in groups.items()
         ]
+
+
+def stack_in_corner(volumes: Sequence[Tensor]) -> Tensor:
+    """Put volumes ``(C, d, h, w)`` of any sizes into the low corner of one grid, ``(K, C, D, H, W)``, zeros beyond.
+
+    Example:
+        >>> stack_in_corner([torch.ones(1, 2, 3, 4), torch.ones(1, 4, 3, 2)]).shape
+        torch.Size([2, 1, 4, 3, 4])
+    """
+    largest = [max(sides) for sides in zip(*(volume.shape[1:] for volume in volumes))]
+
+    def filled(volume: Tensor) -> Tensor:
+        return F.pad(volume, [side for n, m in zip(volume.shape[:0:-1], largest[::-1]) for side in (0, m - n)])
+
+    return torch.stack([filled(volume) for volume in volumes])

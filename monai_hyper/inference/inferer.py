@@ -48,4 +48,5 @@ class HyperInferer(Inferer):
         """
         if self._network is None:  # here, because the checkpoint is loaded by now; once, a query must not pay for K
             self._network = network.condition(self.support.to(inputs.device))
-        return self.inferer(self._network.prepare(inputs), self._network.apply_to, *args, **kwargs)
+        logits = self.inferer(self._network.prepare(inputs), self._network.apply_to, *args, **kwargs)
+        return self._network.finish(logits, inputs)

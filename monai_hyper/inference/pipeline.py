@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
-from torch.nn.functional import max_pool3d, pad
+from torch.nn.functional import max_pool3d
 
 from monai_hyper.data.folder import (
     AbsentMeans,
@@ -27,7 +27,7 @@ from monai_hyper.data.folder import (
     read_description,
     read_pair,
 )
-from monai_hyper.data.support import SupportSet
+from monai_hyper.data.support import SupportSet, stack_in_corner
 from monai_hyper.data.volumes import Header, read_header
 from monai_hyper.transforms.classes import SelectClasses
 from monai_hyper.transforms.grid import InvertToGrid, ResampleToGrid
@@ -279,20 +279,13 @@ def support_from_pairs(
                 "other classes with --classes."
             )
     extents = torch.tensor([image.shape[1:] for image, _ in ready])
-    largest = extents.max(0).values.tolist()
     return SupportSet(
-        images=torch.stack([_fill(image, largest) for image, _ in ready]),
-        labels=torch.stack([_fill(label, largest) for _, label in ready]),
+        images=stack_in_corner([image.as_tensor() for image, _ in ready]),
+        labels=stack_in_corner([label.as_tensor() for _, label in ready]),
         classes=plan.classes,
         annotated=annotated,
         extents=extents,
     )
-
-
-def _fill(volume: MetaTensor, shape: Sequence[int]) -> Tensor:
-    """The volume in the low corner of a larger grid."""
-    sides = [side for axis in (2, 1, 0) for side in (0, shape[axis] - volume.shape[1 + axis])]
-    return pad(volume.as_tensor(), sides)
 
 
 def probabilities_on_query_grid(logits: Tensor, plan: Plan, query: MetaTensor) -> MetaTensor:

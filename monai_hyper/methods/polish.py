@@ -78,6 +78,7 @@ class Polish:
 
     def _loss(self, network: ConditionedNetwork, support: SupportSet) -> Callable[[], Tensor]:
         """A function that draws a support volume, shows it what it may know of itself, and returns its loss."""
+        support = support.coarser(network.factor)
         with torch.no_grad():
             reading = self.model.read(support, torch.Generator().manual_seed(0))
 

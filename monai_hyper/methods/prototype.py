@@ -10,8 +10,8 @@ from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.context import pooled_statistics
-from monai_hyper.networks.functional import enlarge
-from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.functional import enlarge, reduce
+from monai_hyper.networks.model import HyperModel, working_factor
 
 SCALE = 20.0
 """Multiplier of the cosine similarity, as in PANet."""
@@ -52,6 +52,8 @@ class Prototype:
     @torch.no_grad()
     def fit(self, support: SupportSet) -> Callable[[Tensor], Tensor]:
         """Compute the prototypes of a support set."""
+        coarse = working_factor(support)
+        support = support.coarser(coarse)
         seen = [(shots, labels, self._features(images)) for shots, images, labels in support.volumes()]
         deviations = []
         for maps in zip(*(features for _, _, features in seen)):
@@ -67,7 +69,11 @@ class Prototype:
                 prototypes[i] = prototypes[i] + means.sum(0)
         length = sum(p.square().sum(-1, keepdim=True) for p in prototypes).sqrt().clamp(min=1e-6)
         prototypes = [p / length for p in prototypes]
-        return lambda query: self._logits(query, deviations, prototypes)
+
+        def network(query: Tensor) -> Tensor:
+            return enlarge(self._logits(reduce(query, coarse), deviations, prototypes), coarse, list(query.shape[2:]))
+
+        return network
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Features of every scale, cut to the image."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.model import PRIOR_CHANNELS, ConditionedNetwork, HyperModel, assemble
+from monai_hyper.networks.model import PRIOR_CHANNELS, ConditionedNetwork, HyperModel, assemble, working_factor
 
 SCALE, THRESHOLD = 8.0, 0.5
 
@@ -27,6 +27,8 @@ class Ridge:
     @torch.no_grad()
     def fit(self, support: SupportSet) -> ConditionedNetwork:
         """Solve for the read-out of a support set."""
+        factor = working_factor(support)
+        support = support.coarser(factor)
         body, head, classes = self.model.body, self.model.head, len(support.classes)
         found = {}
         for shots, images, labels in support.volumes():
@@ -45,4 +47,5 @@ class Ridge:
             dict(body.named_parameters()),
             [SCALE * weights for weights in heads],
             SCALE * (constant[:, 0] - THRESHOLD),
+            factor,
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.context import ContextEncoder
-from monai_hyper.networks.functional import bind, enlarge, fit_field
+from monai_hyper.networks.functional import bind, enlarge, fit_field, reduce
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
 from monai_hyper.networks.unet import Target, UNetBody, prepare, with_prior
@@ -20,6 +20,9 @@ from monai_hyper.synthesis.geometry import warped_copy
 from monai_hyper.types import MAX_SHOTS, Weights
 
 PRIOR_CHANNELS = 8
+
+WORKING_VOXELS = 100_000
+"""About the largest volumes of meta-training. Larger ones are seen on a grid that is coarser by a whole number."""
 
 
 class ConditionedNetwork:
@@ -40,15 +43,25 @@ class ConditionedNetwork:
 
     def __call__(self, query: Tensor) -> Tensor:
         """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)`` of the whole field of view."""
-        return self.apply_to(self.prepare(query))
+        return self.finish(self.apply_to(self.prepare(query)), query)
+
+    @property
+    def factor(self) -> int:
+        """Side of the cubes of voxels that the network sees as one."""
+        return self._target.factor
 
     def prepare(self, query: Tensor) -> Tensor:
-        """Put the prior beside images of the whole field of view, see :func:`monai_hyper.networks.unet.prepare`."""
-        return prepare(query, self.weights["prior"], self.weights["masks"])
+        """Put the prior beside images of the whole field of view, see :func:`monai_hyper.networks.unet.prepare`, on
+        the grid that the network works on."""
+        return prepare(reduce(query, self.factor), self.weights["prior"], self.weights["masks"])
 
     def apply_to(self, prepared: Tensor) -> Tensor:
         """Logits of prepared images, or of windows of them."""
         return self._reader(prepared)
+
+    def finish(self, logits: Tensor, query: Tensor) -> Tensor:
+        """Bring logits of whole prepared images to the grid of the images."""
+        return enlarge(logits, self.factor, list(query.shape[2:]))
 
     def replaced(self, weights: Weights) -> ConditionedNetwork:
         """The same network with other values for some of its weights.
@@ -73,6 +86,7 @@ def assemble(
     weights: Weights,
     heads: list[Tensor],
     bias: Tensor,
+    factor: int = 1,
 ) -> ConditionedNetwork:
     """Put the parts of a network together.
 
@@ -81,13 +95,25 @@ def assemble(
         classes: names of the ``n`` foreground classes.
         prior: ``(1, P, d, h, w)``; masks: ``(1, n, d', h', w')``.
         heads: read-out of every feature scale and of the masks, ``(n, C_i)`` each; bias: ``(n,)``.
+        factor: see :class:`Target`.
     """
-    target = Target(body, len(classes), prior.shape[1:], masks.shape[2:])
+    target = Target(body, len(classes), prior.shape[1:], masks.shape[2:], factor)
     found = {f"reader.body.{name}": weight for name, weight in weights.items()}
     found |= {"prior": prior, "masks": masks, "reader.mask_head.bias": bias}
     found |= {f"reader.head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}
     found["reader.mask_head.weight"] = heads[-1][..., None, None, None]
     return ConditionedNetwork(target, found, classes)
+
+
+def working_factor(support: SupportSet) -> int:
+    """How many voxels along each side the network of a support set should see as one, by its largest volume.
+
+    Example:
+        >>> working_factor(SupportSet(torch.zeros(1, 1, 96, 96, 96), torch.zeros(1, 1, 96, 96, 96).long()))
+        2
+    """
+    voxels = float(support.extents.prod(1).max())
+    return max(1, round((voxels / WORKING_VOXELS) ** (1 / 3)))
 
 
 @dataclass
@@ -160,6 +186,26 @@ def warped_copies(images: Tensor, masks: Tensor, generator: torch.Generator | No
     return torch.cat(copies), torch.cat(copied)
 
 
+def by_size(found: list[tuple[list[int], Tensor]], sizes: list[list[int]]) -> list[tuple[list[int], Tensor, list[int]]]:
+    """Regroup what was computed for groups of shots by the sizes of their volumes.
+
+    Args:
+        found: shots and their values, ``(k, ...)``, of every group; sizes: of every shot.
+
+    Returns:
+        shots, values and size of every new group, in the order of :meth:`SupportSet.volumes`.
+
+    Example:
+        >>> [(shots, size) for shots, _, size in by_size([([0, 1, 2], torch.zeros(3))], [[4], [5], [4]])]
+        [([0, 2], [4]), ([1], [5])]
+    """
+    values = {shot: value for shots, values in found for shot, value in zip(shots, values)}
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for shot, size in enumerate(sizes):
+        groups.setdefault(tuple(size), []).append(shot)
+    return [(shots, torch.stack([values[shot] for shot in shots]), list(size)) for size, shots in groups.items()]
+
+
 class HyperModel(nn.Module):
     """Generate the weights of a segmentation network from a support set, in one forward pass.
 
@@ -197,6 +243,9 @@ class HyperModel(nn.Module):
             the network, and a function that gives leave-one-out logits of the support volumes, as
             ``(shots, (k, N, d, h, w))`` per size: head and prior of each volume come from the other volumes.
         """
+        factor = working_factor(support)
+        sizes = support.extents.tolist()
+        support = support.coarser(factor)
         generator = None if self.training else torch.Generator().manual_seed(0)
         reading = self.read(support, generator)
         body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
@@ -210,10 +259,12 @@ class HyperModel(nn.Module):
         heads, biases = self.head.logits(
             self.head.solve(gram, moment, annotated[None]), reading.context, reading.fraction, support.shots
         )
-        network = assemble(
-            self.body, support.classes, reading.prior, reading.masks, body, [head[0] for head in heads], biases[0]
-        )
-        return network, lambda: self._own_logits(support, reading, features, gram, moment)
+        heads = [head[0] for head in heads]
+        network = assemble(self.body, support.classes, reading.prior, reading.masks, body, heads, biases[0], factor)
+        return network, lambda: [
+            (shots, enlarge(logits, factor, size))
+            for shots, logits, size in by_size(self._own_logits(support, reading, features, gram, moment), sizes)
+        ]
 
     def unconditioned(self, images: Tensor) -> list[Tensor]:
         """What the body's own weights see in images ``(B, 1, D, H, W)``: its features, prior and masks being empty."""

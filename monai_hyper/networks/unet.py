@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.networks.functional import enlarge, fit_field
+from monai_hyper.networks.functional import enlarge, fit_field, reduce
 
 SMALLEST_SIDE = 32
 """Shorter sides are padded by repetition, so that the coarsest level keeps more than one voxel."""
@@ -147,12 +147,19 @@ class Target(nn.Module):
         classes: number of foreground classes.
         prior: size of the learned prior volume, ``(channels, d, h, w)``.
         masks: size of one mean support mask, ``(d, h, w)``.
+        factor: the network sees the mean of so many voxels along each side, and its logits are enlarged.
     """
 
     def __init__(
-        self, body: nn.Module, classes: int, prior: tuple[int, int, int, int], masks: tuple[int, int, int]
+        self,
+        body: nn.Module,
+        classes: int,
+        prior: tuple[int, int, int, int],
+        masks: tuple[int, int, int],
+        factor: int = 1,
     ) -> None:
         super().__init__()
+        self.factor = factor
         self.prior = nn.Parameter(torch.zeros(1, *prior))
         self.masks = nn.Parameter(torch.zeros(1, classes, *masks))
         self.reader = Reader(body, classes)
@@ -162,7 +169,8 @@ class Target(nn.Module):
 
         The image is the whole field of view, over which prior and masks are stretched.
         """
-        return self.reader(prepare(image, self.prior, self.masks))
+        logits = self.reader(prepare(reduce(image, self.factor), self.prior, self.masks))
+        return enlarge(logits, self.factor, image.shape[2:])
 
 
 def prepare(image: Tensor, prior: Tensor, masks: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Budget, augmentation and loss of what is trained on one task."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from monai_hyper.methods.fitting import (
     Augment,
     Budget,
     annotated_loss,
+    clock,
     descend,
     fit_by_gradient,
     in_windows,
@@ -31,6 +34,12 @@ def test_the_plateau_rule_ends_a_loss_that_stays():
 def test_the_first_limit_ends_it():
     x = torch.ones(3, requires_grad=True)
     assert len(list(descend([x], lambda: x.square().sum(), Budget(steps=7, patience=100), rate=0.1))) == 7
+
+
+def test_waiting_costs_no_budget_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(time, "process_time", lambda: 6.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 1e9)
+    assert clock("cpu") == 6.0 / torch.get_num_threads()
 
 
 def test_unannotated_classes_enter_no_loss():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from monai_hyper.networks.functional import bind, enlarge, fit_field, shapes_of
+from monai_hyper.networks.functional import bind, enlarge, fit_field, reduce, shapes_of
 from monai_hyper.networks.head import features_at
 
 
@@ -51,3 +51,15 @@ def test_features_at_voxels_equal_enlarged_features(factor, size):
 def test_fit_field_keeps_a_field_of_the_same_size():
     field = torch.randn(1, 2, 5, 6, 7)
     assert_close(fit_field(field, [5, 6, 7]), field)
+
+
+def test_reduced_voxels_are_means_also_at_the_far_edge():
+    x = torch.arange(5.0).view(1, 1, 5, 1, 1).expand(1, 1, 5, 5, 5)
+    assert_close(reduce(x, 2)[0, 0, :, 0, 0], torch.tensor([0.5, 2.5, 4.0]))
+    assert reduce(x, 1) is x
+
+
+def test_enlarging_what_was_reduced_keeps_place_and_size():
+    x = torch.linspace(0, 1, 13).view(1, 1, 13, 1, 1).expand(1, 1, 13, 9, 7)
+    back = enlarge(reduce(x, 2), 2, [13, 9, 7])
+    assert_close(back[:, :, 1:-2], x[:, :, 1:-2])

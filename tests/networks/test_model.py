@@ -99,7 +99,21 @@ def test_materialised_state_loads_without_pickled_objects(model, make_support, q
 
 def test_applying_to_a_prepared_image_equals_calling(model, make_support, query):
     network = model.condition(make_support(2, classes=2))
-    assert torch.equal(network.apply_to(network.prepare(query)), network(query))
+    assert torch.equal(network.finish(network.apply_to(network.prepare(query)), query), network(query))
+
+
+def test_large_volumes_are_seen_on_a_coarser_grid(model, make_support, monkeypatch):
+    support, query = make_support(2, classes=2, size=(40, 42, 44)), torch.randn(1, 1, 41, 43, 40)
+    monkeypatch.setattr("monai_hyper.networks.model.WORKING_VOXELS", 10_000)
+    network, own_logits = model.generate(support)
+    assert network.factor == 2
+    assert_same(network.materialise()(query), network(query), 1e-4)
+    coarse = model.condition(support.coarser(2))
+    assert coarse.factor == 1, "the coarser volumes are small enough"
+    small = coarse(torch.nn.functional.avg_pool3d(query, 2, ceil_mode=True, count_include_pad=False))
+    expected = torch.nn.functional.interpolate(small, scale_factor=2.0, mode="trilinear")[..., :41, :43, :40]
+    assert_same(network(query), expected, 1e-4)
+    assert [tuple(logits.shape) for _, logits in own_logits()] == [(2, 3, 40, 42, 44)]
 
 
 def test_a_batch_equals_its_images_one_by_one(model, make_support, query):
