@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.data.support import SupportSet
 from monai_hyper.methods.maml import BinaryUNet, support_loss
 from monai_hyper.methods.meta import (
     BACKGROUND,
-    BASELINES,
     Examples,
     Network,
     binary_loss,
     examples_of,
-    fit_by_class,
-    load_learner,
 )
 from monai_hyper.networks.functional import bind
 from monai_hyper.synthesis.tasks import Episode
@@ -141,31 +135,3 @@ class IMamlLearner(nn.Module):
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-class IMaml:
-    """iMAML, meta-trained on synthetic tasks; every class by itself.
-
-    Rajeswaran et al., "Meta-Learning with Implicit Gradients", 2019, https://arxiv.org/abs/1909.04630.
-    See :class:`IMamlLearner`.
-
-    Args:
-        weights: what ``monai-hyper train --method imaml`` wrote.
-    """
-
-    def __init__(self, weights: Path = BASELINES / "imaml.safetensors") -> None:
-        self.weights = weights
-
-    @cached_property
-    def _learner(self) -> IMamlLearner:
-        return load_learner(IMamlLearner, self.weights)
-
-    def fit(self, support: SupportSet) -> Network:
-        """
-        Returns:
-            a network from images ``(B, 1, D, H, W)`` to logits ``(B, N, D, H, W)``.
-
-        Raises:
-            InputError: if there are no weights.
-        """
-        return fit_by_class(self._learner.to(support.images.device), support)

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.data.support import SupportSet
 from monai_hyper.methods.meta import (
     BACKGROUND,
-    BASELINES,
     Examples,
     Network,
     binary_loss,
     examples_of,
-    fit_by_class,
-    load_learner,
 )
 from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.unet import UNetBody
@@ -132,31 +126,3 @@ class MamlLearner(nn.Module):
         rates = self.log_rates.detach().exp()
         weights = adapt(self.body, weights, rates, examples, self.test_steps)
         return bind(self.body, {name: weight.detach() for name, weight in weights.items()})
-
-
-class Maml:
-    """MAML, meta-trained on synthetic tasks; every class by itself.
-
-    Finn et al., "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017,
-    https://arxiv.org/abs/1703.03400. See :class:`MamlLearner`.
-
-    Args:
-        weights: what ``monai-hyper train --method maml`` wrote.
-    """
-
-    def __init__(self, weights: Path = BASELINES / "maml.safetensors") -> None:
-        self.weights = weights
-
-    @cached_property
-    def _learner(self) -> MamlLearner:
-        return load_learner(MamlLearner, self.weights)
-
-    def fit(self, support: SupportSet) -> Network:
-        """
-        Returns:
-            a network from images ``(B, 1, D, H, W)`` to logits ``(B, N, D, H, W)``.
-
-        Raises:
-            InputError: if there are no weights.
-        """
-        return fit_by_class(self._learner.to(support.images.device), support)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
@@ -120,6 +121,33 @@ def fit_by_class(learner: Learner, support: SupportSet) -> Network:
         return F.pad(torch.cat([fit_field(binary(seen), size) for binary in networks], 1), BACKGROUND).to(query.device)
 
     return network
+
+
+class MetaTrained:
+    """A baseline that was meta-trained on the synthetic tasks; every class by itself.
+
+    Args:
+        kind: class of its learner.
+        weights: what ``monai-hyper train --method`` wrote; default: those of the project.
+    """
+
+    def __init__(self, kind: type[nn.Module], weights: Path | None = None) -> None:
+        self.kind = kind
+        self.weights = BASELINES / f"{kind.method}.safetensors" if weights is None else weights
+
+    @cached_property
+    def _learner(self) -> nn.Module:
+        return load_learner(self.kind, self.weights)
+
+    def fit(self, support: SupportSet) -> Network:
+        """
+        Returns:
+            a network from images ``(B, 1, D, H, W)`` to logits ``(B, N, D, H, W)``.
+
+        Raises:
+            InputError: if there are no weights.
+        """
+        return fit_by_class(self._learner.to(support.images.device), support)
 
 
 BACKGROUND = [0, 0, 0, 0, 0, 0, 1, 0]

@@ -9,9 +9,10 @@ from pathlib import Path
 from monai_hyper.methods.fine_tune import FineTune
 from monai_hyper.methods.fitting import Budget
 from monai_hyper.methods.hyper import Hyper
-from monai_hyper.methods.imaml import IMaml
-from monai_hyper.methods.maml import Maml
+from monai_hyper.methods.imaml import IMamlLearner
+from monai_hyper.methods.maml import MamlLearner
 from monai_hyper.methods.mean_mask import MeanMask
+from monai_hyper.methods.meta import MetaTrained
 from monai_hyper.methods.method import Method
 from monai_hyper.methods.polish import Polish
 from monai_hyper.methods.prototype import Prototype
@@ -19,7 +20,7 @@ from monai_hyper.methods.registration import Registration
 from monai_hyper.methods.ridge import Ridge
 from monai_hyper.methods.scratch import Scratch
 from monai_hyper.methods.temperature import Temperature
-from monai_hyper.methods.universeg import UniverSeg
+from monai_hyper.methods.universeg import UniverSegLearner
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.released import load_model
 from monai_hyper.types import InputError
@@ -54,9 +55,9 @@ METHODS: dict[str, Callable[[Shelf], Method]] = {
     "scratch-plateau": lambda shelf: Scratch(Budget(patience=100)),
     "fine-tune": lambda shelf: FineTune(shelf.model, Budget(seconds=110)),
     "fine-tune-head": lambda shelf: FineTune(shelf.model, Budget(seconds=110), head_only=True),
-    "maml": lambda shelf: Maml(),
-    "imaml": lambda shelf: IMaml(),
-    "universeg": lambda shelf: UniverSeg(),
+    "maml": lambda shelf: MetaTrained(MamlLearner),
+    "imaml": lambda shelf: MetaTrained(IMamlLearner),
+    "universeg": lambda shelf: MetaTrained(UniverSegLearner),
 }
 
 FAST = ("hyper", "hyper+temperature", "mean-mask", "prototype", "ridge")

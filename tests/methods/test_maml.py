@@ -11,19 +11,19 @@ from torch.testing import assert_close
 from monai_hyper.data.support import SupportSet
 from monai_hyper.data.tensors import save_tensors
 from monai_hyper.methods import meta
-from monai_hyper.methods.imaml import IMaml, IMamlLearner
-from monai_hyper.methods.maml import Maml, MamlLearner, adapt, support_loss
-from monai_hyper.methods.meta import examples_of, working_size
-from monai_hyper.methods.universeg import UniverSeg, UniverSegLearner
+from monai_hyper.methods.imaml import IMamlLearner
+from monai_hyper.methods.maml import MamlLearner, adapt, support_loss
+from monai_hyper.methods.meta import MetaTrained, examples_of, working_size
+from monai_hyper.methods.universeg import UniverSegLearner
 from monai_hyper.synthesis.tasks import Episode
 from monai_hyper.types import InputError
 
 SIZE = (18, 16, 20)
 SMALL = {"channels": [4, 4, 4, 4], "thin": 2, "inner_steps": 2, "test_steps": 3}
 KINDS = {
-    "maml": (Maml, MamlLearner, SMALL),
-    "imaml": (IMaml, IMamlLearner, SMALL),
-    "universeg": (UniverSeg, UniverSegLearner, {"channels": [4, 6, 8]}),
+    "maml": (MamlLearner, SMALL),
+    "imaml": (IMamlLearner, SMALL),
+    "universeg": (UniverSegLearner, {"channels": [4, 6, 8]}),
 }
 
 
@@ -44,12 +44,12 @@ def _episode(shots: int = 2) -> Episode:
 @pytest.fixture(params=list(KINDS))
 def fitted(request, tmp_path):
     """A method whose weights on disk are random, and the learner they came from."""
-    method, kind, settings = KINDS[request.param]
+    kind, settings = KINDS[request.param]
     learner = kind(**settings)
     path = tmp_path / "weights.safetensors"
     facts = {"method": kind.method, "learner": learner.settings}
     save_tensors({name: tensor.half() for name, tensor in learner.state_dict().items()}, path, facts)
-    return method(path), learner
+    return MetaTrained(kind, path), learner
 
 
 # what holds for all meta-trained baselines
@@ -112,20 +112,20 @@ def test_every_parameter_learns_from_an_episode(fitted):
 
 
 def test_absent_weights_name_the_command_that_makes_them(tmp_path):
-    for name, (method, _, _) in KINDS.items():
+    for name, (kind, _) in KINDS.items():
         with pytest.raises(InputError, match=f"no weights of '{name}'.*monai-hyper train --method {name} --config"):
-            method(tmp_path / "absent.safetensors").fit(_support(1))
+            MetaTrained(kind, tmp_path / "absent.safetensors").fit(_support(1))
 
 
 def test_weights_of_another_method_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_tensors({"a": torch.zeros(1)}, path, {"method": "maml", "learner": {}})
     with pytest.raises(InputError, match="weights of 'maml'; expected those of 'universeg'"):
-        UniverSeg(path).fit(_support(1))
+        MetaTrained(UniverSegLearner, path).fit(_support(1))
 
 
 def test_baselines_fit_into_five_megabytes():
-    for _, kind, _ in KINDS.values():
+    for kind, _ in KINDS.values():
         assert 2 * sum(p.numel() for p in kind().parameters()) < 5e6
 
 
