@@ -74,7 +74,7 @@ def fast_parts() -> list[Part]:
 
 
 def full_parts() -> list[Part]:
-    """What all methods run on, the slow ones too: fewer cases, the same for all; the slowest on the hippocampus only."""
+    """What all methods run on, the slow ones too: fewer cases, the same for all; two of them on one set only."""
     every = tuple(METHODS)
     most = tuple(name for name in METHODS if name not in ("scratch-plateau", "fine-tune-head"))
     thin = (
