@@ -74,9 +74,13 @@ def parser() -> argparse.ArgumentParser:
     tr.add_argument("--method", choices=["hyper", "maml", "imaml", "universeg"],
                     help="what to train; default: the config's, hyper if it names none")  # fmt: skip
     tr.add_argument("--config", type=Path, required=True, help="JSON file, see monai_hyper/configs/")
-    tr.add_argument("--data", type=Path, required=True, help="folder of the training data, see docs/data.md")
+    tr.add_argument("--data", type=Path, required=True, help="folder of the training data, or its pack")
     tr.add_argument("--output", type=Path, help="folder for checkpoints and logs; default: the config's")
     tr.add_argument("--minutes", type=float, help="end after so many minutes of training in all, decay included")
+    pk = verb("pack", "put all training data into one compact file, for training elsewhere")
+    pk.add_argument("--data", type=Path, required=True, help="folder of the training data, see docs/data.md")
+    pk.add_argument("--output", type=Path, required=True, help="file to write")
+    pk.add_argument("--overwrite", action="store_true", help="replace an existing file")
     verb("info", "versions, device and weights")
     return top
 

@@ -240,7 +240,7 @@ def train(
     Raises:
         InputError: if the file is missing, no JSON, or has unknown fields.
     """
-    from monai_hyper.synthesis.sources import load_sources
+    from monai_hyper.synthesis.pack import training_data
     from monai_hyper.training.loop import TrainConfig
     from monai_hyper.training.loop import train as run
 
@@ -254,7 +254,24 @@ def train(
         known = ", ".join(TrainConfig.__dataclass_fields__)
         raise InputError(f"{config}: {error}. Expected a JSON object with some of: {known}.") from error
     progress("reading the training data")
-    return run(settings, load_sources(data))
+    return run(settings, training_data(data))
+
+
+def pack(data: Path, output: Path, overwrite: bool = False, progress: Report = print) -> dict:
+    """Write all permitted training data as one file.
+
+    Raises:
+        InputError: if there is no training data, or the output exists.
+    """
+    from monai_hyper.synthesis.pack import write_pack
+    from monai_hyper.synthesis.sources import load_sources
+
+    refuse_existing([output], overwrite)
+    progress("reading the training data")
+    sources = load_sources(data)
+    write_pack(sources, output)
+    subjects = {name: len(cohort.subjects) for name, cohort in sources.cohorts.items()}
+    return {"file": str(output), "megabytes": round(output.stat().st_size / 1e6, 1), "subjects": subjects}
 
 
 def info() -> dict:

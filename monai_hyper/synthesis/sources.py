@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,11 +82,19 @@ def _compact(values: list[int]) -> np.ndarray:
     return table
 
 
-def _cohort(folder: Path, cases: list[str] | None, allowed: Callable[[int], bool], held_out=(), **facts) -> Cohort:
+def _merge(labels: np.ndarray, into: dict[int, int]) -> np.ndarray:
+    """Give values the names of others."""
+    found = labels.copy()
+    for value, other in into.items():
+        found[labels == value] = other
+    return found
+
+
+def _cohort(folder: Path, cases: list[str] | None, held_out=(), merged=None, **facts) -> Cohort:
     subjects: list[Subject] = []
     paths = sorted((folder / "labels").glob("*.nii.gz"))
     paths = [p for p in paths if cases is None or p.name.removesuffix(".nii.gz") in cases]
-    volumes = [_volume(path) for path in paths]
+    volumes = [(_merge(labels, merged or {}), spacing) for labels, spacing in map(_volume, paths)]
     values = sorted({0}.union(*(np.unique(labels).tolist() for labels, _ in volumes)))
     table = _compact(values)
     for path, (labels, spacing) in zip(paths, volumes):
@@ -99,34 +106,39 @@ def _cohort(folder: Path, cases: list[str] | None, allowed: Callable[[int], bool
         subjects.append(
             subject(table[kept][cut], spacing * stride, None if picture is None else picture[cut].astype(np.float32))
         )
-    foregrounds = tuple(int(table[v]) for v in values if v and v not in held_out and allowed(v))
+    foregrounds = tuple(int(table[v]) for v in values if v and v not in held_out)
     return Cohort(folder.name, subjects, foregrounds, **facts)
 
 
-HIPPOCAMPI = (17, 53)
+HIPPOCAMPI = {17: 3, 53: 42}
+"""Left and right in FreeSurfer's values, and the cortex of their side, which they become part of."""
+
+MANDIBLE = 11  # of headneck_labels
 HEADNECK_HELD_OUT = (6, 7)  # larynx, mandible
 
 
 def load_sources(root: Path) -> Sources:
     """Read the permitted training data below ``root``, see docs/data.md.
 
-    Hippocampus, larynx and mandible are never a foreground. Folders that are missing are left out.
+    Hippocampus, larynx and mandible are in no label map of what is returned. Folders that are missing are left out.
+
+    Args:
+        root: folder of the data sets.
 
     Raises:
         InputError: if none is there.
     """
     cohorts: dict[str, Cohort] = {}
 
-    def add(name: str, cases=None, allowed=lambda value: True, **facts) -> None:
+    def add(name: str, cases=None, **facts) -> None:
         if (root / name / "labels").is_dir():
-            cohorts[name] = _cohort(root / name, cases, allowed, **facts)
+            cohorts[name] = _cohort(root / name, cases, **facts)
 
-    not_hippocampus = {"allowed": lambda value: value not in HIPPOCAMPI}
-    add("brain_labels", body_is_labelled=True, **not_hippocampus)
-    add("macaque_mr", **not_hippocampus)
-    add("headneck_labels")
+    add("brain_labels", merged=HIPPOCAMPI, body_is_labelled=True)
+    add("macaque_mr", held_out=tuple(HIPPOCAMPI))
+    add("headneck_labels", held_out=(MANDIBLE,))
     add("fetal_brain_mr")
-    add("colin27_mr", allowed=lambda value: value not in (37, 38))
+    add("colin27_mr", held_out=(37, 38))
     if (root / "headneck_ct").is_dir():
         split = json.loads((root / "headneck_ct" / "dataset.json").read_text(encoding="utf-8"))["split"]["train"]
         add("headneck_ct", split, held_out=HEADNECK_HELD_OUT, is_ct=True)
