@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -82,12 +82,12 @@ def full_parts() -> list[Part]:
         Part("full-cardiac_cine_mr", "cardiac_cine_mr", shots=(4,), draws=1, queries=5, methods=most),
         Part("full-headneck_ct", "headneck_ct", ("larynx", "mandible"), shots=(4,), draws=1, queries=3, methods=most),
     )
-    return [*thin, *map(perturbed, thin)]
+    return [*thin, *(replace(perturbed(part), methods=most) for part in thin)]
 
 
 def perturbed(part: Part) -> Part:
     """The same with perturbed fields of view."""
-    return Part(**(vars(part) | {"name": f"{part.name}-perturbed", "perturb_fov": True, "group": None}))
+    return replace(part, name=f"{part.name}-perturbed", perturb_fov=True, group=None)
 
 
 def run_part(part: Part, data: Path, output: Path, weights: Path | None) -> None:
