@@ -77,10 +77,16 @@ def parser() -> argparse.ArgumentParser:
     tr.add_argument("--data", type=Path, required=True, help="folder of the training data, or its pack")
     tr.add_argument("--output", type=Path, help="folder for checkpoints and logs; default: the config's")
     tr.add_argument("--minutes", type=float, help="end after so many minutes of training in all, decay included")
+    sy = verb("synth", "draw training tasks and show them as pictures")
+    sy.add_argument("--data", type=Path, required=True, help="folder of the training data, or its pack")
+    sy.add_argument("--output", type=Path, required=True, help="folder for index.html and pictures")
+    sy.add_argument("--tasks", type=int, default=24)
+    sy.add_argument("--seed", type=int, default=0)
     pk = verb("pack", "put all training data into one compact file, for training elsewhere")
     pk.add_argument("--data", type=Path, required=True, help="folder of the training data, see docs/data.md")
     pk.add_argument("--output", type=Path, required=True, help="file to write")
-    pk.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    for added in (sy, pk):
+        added.add_argument("--overwrite", action="store_true", help="replace an existing result")
     verb("info", "versions, device and weights")
     return top
 

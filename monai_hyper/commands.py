@@ -257,6 +257,23 @@ def train(
     return run(settings, training_data(data))
 
 
+def synth(
+    data: Path, output: Path, tasks: int, seed: int = 0, overwrite: bool = False, progress: Report = print
+) -> dict:
+    """Draw training tasks and show them on a page of pictures.
+
+    Raises:
+        InputError: if there is no training data, or the page exists.
+    """
+    from monai_hyper.export.gallery import write_gallery
+    from monai_hyper.synthesis.pack import training_data
+    from monai_hyper.synthesis.tasks import TaskEngine
+
+    refuse_existing([output / "index.html"], overwrite)
+    progress("reading the training data")
+    return {"page": str(write_gallery(TaskEngine(training_data(data), seed=seed), tasks, output))}
+
+
 def pack(data: Path, output: Path, overwrite: bool = False, progress: Report = print) -> dict:
     """Write all permitted training data as one file.
 
