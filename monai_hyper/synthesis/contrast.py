@@ -126,7 +126,8 @@ def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
     if chance(0.1, generator):
         image = ringing(image, float(uniform(0.5, 0.9, generator, 1)))
     if chance(0.8, generator):
-        image = image + float(uniform(0, 0.08, generator, 1)) * torch.randn(image.shape, generator=generator)
+        strength = 0.08 * float(uniform(0, 1, generator, 1)) ** 2  # strong noise is the exception
+        image = image + strength * torch.randn(image.shape, generator=generator)
     return image
 
 

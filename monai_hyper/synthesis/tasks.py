@@ -19,6 +19,9 @@ LESION = 255
 BACKGROUND_PARTS = 240
 """First of the values that divide unlabelled tissue."""
 
+TRIES = 12
+"""Draws of one family before another is chosen, so that a family whose draws often fail is not lost."""
+
 FEWEST_VOXELS = 15
 """A support volume shows at least so many voxels of every class."""
 
@@ -93,10 +96,12 @@ class TaskEngine:
         """Task number ``index``."""
         rng = np.random.default_rng([self.seed, index])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        while True:  # a draw that shows too little of its foreground is drawn again
-            found = self._draw(str(rng.choice(self.families, p=self.odds)), rng, generator)
-            if found is not None:
-                return found
+        while True:
+            family = str(rng.choice(self.families, p=self.odds))
+            for _ in range(TRIES):  # a draw that shows too little of its foreground is drawn again
+                found = self._draw(family, rng, generator)
+                if found is not None:
+                    return found
 
     def _draw(self, family: str, rng: np.random.Generator, generator: torch.Generator) -> Episode | None:
         low, high = self.settings.voxels
@@ -206,8 +211,10 @@ def _frame(subjects, wanted, voxels, perturbed, rng, generator) -> Frame:
     low = np.stack([(b[:, 0] - b[:, 1] / 2).min(0) for b in boxes])
     high = np.stack([(b[:, 0] + b[:, 1] / 2).max(0) for b in boxes])
     extent = (high - low).mean(0)
-    sides = extent * np.exp(rng.uniform(np.log(1.15), np.log(4.5))) * np.exp(rng.uniform(-0.35, 0.35, 3))
-    sides = np.clip(sides, max(sides.max() * 0.4, 24), 260)
+    near = rng.random() < 0.65
+    margin = np.exp(rng.uniform(np.log(1.15), np.log(4.5)) if near else rng.uniform(np.log(3), np.log(12)))
+    sides = extent * margin * np.exp(rng.uniform(-0.35, 0.35, 3))
+    sides = np.clip(sides, max(sides.max() * 0.4, 24), 500)
     sides = np.minimum(sides, np.array(subjects[0].labels.shape) * subjects[0].spacing.numpy() * 1.1)
     spacing = float((sides.prod() / voxels) ** (1 / 3))
     size = [int(n) for n in np.clip(np.round(sides / spacing), 20, 96)]
