@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--full", action="store_true", help="all methods, on fewer cases")
     parser.add_argument("--only", nargs="+", help="names of parts")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these of each part's; others may join later")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
@@ -117,6 +118,7 @@ def main() -> None:
     for part in full_parts() if arguments.full else fast_parts():
         if not arguments.only or part.name in arguments.only:
             print(part.name, flush=True)
+            part = replace(part, methods=tuple(m for m in part.methods if m in (arguments.methods or METHODS)))
             run_part(part, arguments.data, arguments.output, arguments.weights)
     write_page(arguments.output, arguments.page, arguments.threads)
 

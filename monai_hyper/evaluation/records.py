@@ -50,7 +50,7 @@ class Records:
     """Rows of one evaluation in a folder; an unbroken run and one that was killed and resumed leave the same rows.
 
     A prediction counts as done when rows of a later one follow it: the last one of a run that was cut off may lack
-    classes, and is made again.
+    classes, and is made again. Methods may join later: what one method scores does not depend on the others.
 
     Args:
         folder: where ``results.csv``, ``reliability.csv`` and ``settings.json`` lie.
@@ -67,15 +67,16 @@ class Records:
             self._compare(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
         rows = read_rows(folder / RESULTS)
         last = _key(rows[-1])[:4] if rows else None
-        while rows and _key(rows[-1])[:4] == last:
-            rows.pop()
+        if last and last[0] in settings.get("methods", [last[0]]):  # no other method's: it would not be made again
+            rows = [row for row in rows if _key(row)[:4] != last]
         self.done = {_key(row) for row in rows}
         write_rows(folder / RESULTS, RESULT_COLUMNS, rows)
         bins = [row for row in read_rows(folder / RELIABILITY) if _key(row) in self.done]
         write_rows(folder / RELIABILITY, RELIABILITY_COLUMNS, bins)
 
     def _compare(self, before: dict) -> None:
-        different = [name for name, value in self.settings.items() if before.get("protocol", {}).get(name) != value]
+        found = before.get("protocol", {})
+        different = [n for n, value in self.settings.items() if n != "methods" and found.get(n) != value]
         if different:
             name = different[0]
             raise InputError(

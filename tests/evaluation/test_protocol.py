@@ -1,5 +1,7 @@
 """The protocol: all methods on the same draws, resumable, whatever a case or a method does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -78,6 +80,14 @@ def test_killed_and_resumed_gives_the_same_table(folder, tmp_path, monkeypatch, 
     assert 0 < len(untimed(tmp_path / "cut")) < len(untimed(tmp_path / "whole"))
     run_protocol(protocol_of(folder), METHODS, tmp_path / "cut", {})
     assert untimed(tmp_path / "cut") == untimed(tmp_path / "whole")
+
+
+def test_a_method_may_join_later(folder, tmp_path):
+    together, apart = tmp_path / "together", tmp_path / "apart"
+    run_protocol(protocol_of(folder), METHODS, together, {})
+    for name, method in reversed(METHODS.items()):
+        run_protocol(replace(protocol_of(folder), methods=(name,)), {name: method}, apart, {})
+    assert sorted(map(str, untimed(apart))) == sorted(map(str, untimed(together)))
 
 
 def test_a_failed_prediction_scores_zero_and_names_its_error(folder, tmp_path):
