@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--full", action="store_true", help="all methods, on fewer cases")
     parser.add_argument("--only", nargs="+", help="names of parts")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these of each part's; others may join later")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these; others may join later")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
