@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,23 @@ SETS = (
 SHIFTED = ("spacing", "noise", "bias-field", "contrast-inversion", "kspace-4x", "kspace-8x")
 
 
+CONTRASTS = "spinal_cord_contrasts"
+"""Folder of one spinal cord in four contrasts, which :func:`spinal_cord_contrasts` makes."""
+
+
+def spinal_cord_contrasts(data: Path, output: Path) -> Path:
+    """Lay out the volumes of ``spinal_cord_mr`` that show the cord as cases of one task, one per contrast."""
+    folder = output / "data" / CONTRASTS
+    names = {"t1": ("t1/t1w", "t1/t1w_seg-manual"), "t2": ("t2/t2", "t2/t2_seg-manual"),
+             "t2s": ("t2s/t2s", "t2s/t2s_seg"), "mt1": ("mt/mt1", "mt/mt1_seg")}  # fmt: skip
+    for case, files in names.items():
+        for kind, file in zip(("images", "labels"), files):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / "spinal_cord_mr" / f"{file}.nii.gz", folder / kind / f"{case}.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"modality": "MR", "labels": {"1": "spinal cord"}}))
+    return folder
+
+
 def fast_parts() -> list[Part]:
     """What the fast methods run on."""
     parts = [part for one in SETS for part in (one, perturbed(one))]
@@ -69,6 +87,7 @@ def fast_parts() -> list[Part]:
     few = {"binary": ("whole=1+2",), "shots": (4,), "methods": ("hyper", "mean-mask", "ridge")}
     parts.append(Part("hippocampus_mr-whole", "hippocampus_mr", **few))
     parts += [Part(f"hippocampus_mr-{shift}", "hippocampus_mr", shift=shift, **few) for shift in SHIFTED]
+    parts.append(Part("spinal_cord-contrasts", CONTRASTS, split=None, shots=(1, 3), queries=3, draws=4))
     parts.append(Part("sarcoma_t1_to_ct", "sarcoma/CT", support="sarcoma/MR_T1", split=None, queries=1, draws=5))
     return parts
 
@@ -82,7 +101,9 @@ def full_parts() -> list[Part]:
         Part("full-cardiac_cine_mr", "cardiac_cine_mr", shots=(4,), draws=1, queries=5, methods=most),
         Part("full-headneck_ct", "headneck_ct", ("larynx", "mandible"), shots=(4,), draws=1, queries=3, methods=most),
     )
-    return [*thin, *(replace(perturbed(part), methods=most) for part in thin)]
+    shots = Part("full-hippocampus_mr-shots", "hippocampus_mr", ("whole=1+2",), shots=(1, 4, 8, 16, 64), draws=1,
+                 methods=("hyper", "scratch"))  # fmt: skip
+    return [*thin, shots, *(replace(perturbed(part), methods=most) for part in thin)]
 
 
 def perturbed(part: Part) -> Part:
@@ -92,8 +113,9 @@ def perturbed(part: Part) -> Part:
 
 def run_part(part: Part, data: Path, output: Path, weights: Path | None) -> None:
     """Evaluate one part."""
+    folder = spinal_cord_contrasts(data, output) if part.folder == CONTRASTS else data / part.folder
     protocol = Protocol(
-        data / part.folder, part.methods, part.shots, part.draws, part.queries, split=part.split, binary=part.binary,
+        folder, part.methods, part.shots, part.draws, part.queries, split=part.split, binary=part.binary,
         perturb_fov=part.perturb_fov, shift=part.shift, support_dataset=data / part.support if part.support else None,
     )  # fmt: skip
     begun = time.perf_counter()

@@ -143,6 +143,8 @@ def criteria_sections(found: dict[str, Path]) -> list[str]:
     if "sarcoma_t1_to_ct" in rows and "sarcoma_ct" in rows:
         shift = {"T1 support, CT queries": rows["sarcoma_t1_to_ct"]}
         lines += robustness_lines("Real shift: sarcoma", rows["sarcoma_ct"], shift)
+    if "spinal_cord-contrasts" in found:
+        lines += contrast_lines(summary_of(found["spinal_cord-contrasts"]))
     for name, folder in found.items():
         if groups := summary_of(folder).get("groups"):
             lines += group_lines(name, groups)
@@ -194,6 +196,16 @@ def robustness_lines(title: str, plain: list[Result], shifted: dict[str, list[Re
         for method, by_shots in methods.items():
             lines += [f"| {name} | {method} | {k} | {e['plain']:.3f} | {e['shifted']:.3f} | {number(e['drop'])} |"
                       for k, e in by_shots.items()]  # fmt: skip
+    return [*lines, ""]
+
+
+def contrast_lines(summary: dict) -> list[str]:
+    lines = ["### Real shift: one spinal cord in four MR contrasts", "", "Support and query are the same person in "
+             "different contrasts (T1, T2, T2*, MT), fields of view and voxels.", "",
+             "| method | " + " | ".join(f"K = {k}" for k in summary["shots"]) + " |",
+             "|---" * (1 + len(summary["shots"])) + "|"]  # fmt: skip
+    for method, by_shots in summary["scores"].items():
+        lines.append(f"| {method} | " + " | ".join(cell(e["mean"]) for e in by_shots.values()) + " |")
     return [*lines, ""]
 
 
