@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_hyper.data.coarse import reduce
 from monai_hyper.types import MAX_CLASSES, MOST_VOLUMES, InputError
 
 
@@ -100,8 +101,7 @@ class SupportSet:
         found = {}
         for shots, images, labels in self.volumes():
             one_hot = F.one_hot(labels[:, 0], len(self.classes) + 1).movedim(-1, 1)[:, 1:].to(images)
-            both = F.avg_pool3d(torch.cat([images, one_hot], 1), factor, ceil_mode=True, count_include_pad=False)
-            image, share = both.split([1, len(self.classes)], 1)
+            image, share = reduce(torch.cat([images, one_hot], 1), factor).split([1, len(self.classes)], 1)
             enough = (share.flatten(2).amax(-1) / 2).clamp(min=1e-6, max=0.5)[:, :, None, None, None]
             filled, number = (share / enough).max(1, keepdim=True)
             found.update(zip(shots, zip(image, torch.where(filled >= 1, number + 1, 0))))

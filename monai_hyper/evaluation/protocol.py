@@ -22,7 +22,6 @@ from monai_hyper.evaluation.records import Records
 from monai_hyper.evaluation.shifts import SHIFTS
 from monai_hyper.evaluation.tasks import EvaluationTask, Pair, Reader, catalogue, draws_of, tasks_of
 from monai_hyper.inference.pipeline import (
-    Plan,
     make_plan,
     modality_of_text,
     postprocess,
@@ -30,6 +29,7 @@ from monai_hyper.inference.pipeline import (
     support_from_pairs,
 )
 from monai_hyper.methods.method import Method
+from monai_hyper.methods.registry import CALIBRATED
 from monai_hyper.types import InputError
 
 Network = Callable[[Tensor], Tensor]
@@ -187,13 +187,14 @@ def _evaluate_method(name, method, support, plan, cases, unit: Unit, protocol, r
         )
         facts = {"method": name, "shots": unit.shots, "draw": unit.draw, "query": case.name}
         costs = {"fit_seconds": round(fit_seconds, 4), "query_seconds": round(seconds, 4), "peak_mb": peak.megabytes()}
-        rows, bins = rows_of(logits, pair, prepared[1], plan, case, unit.task, protocol.tolerance_mm)
+        predicted = None if failed or error else postprocess(logits, plan, pair[0], name in CALIBRATED)
+        rows, bins = rows_of(logits, predicted, pair, prepared[1], case, unit.task, protocol.tolerance_mm)
         for row in rows:
             row |= facts | costs | {"error": error}
         for row in bins:
             row |= facts
-        if unit.pictures and logits is not None:
-            _picture(logits, pair, plan, records.folder, name, case, unit.task)
+        if unit.pictures and predicted is not None:
+            _picture(predicted, pair, records.folder, name, case, unit.task)
         records.add(rows, bins)
         bar.update()
 
@@ -220,18 +221,18 @@ def shifted(pair: Pair, shift: str | None, case: Case) -> Pair:
     return pair if shift is None else (SHIFTS[shift](pair[0], seed=zlib.crc32(case.name.encode())), pair[1])
 
 
-def rows_of(logits, pair: Pair, truth: Tensor, plan: Plan, case: Case, task: EvaluationTask, tolerance_mm):
+def rows_of(logits, predicted, pair: Pair, truth: Tensor, case: Case, task: EvaluationTask, tolerance_mm):
     """Scores of one prediction: a row for every class that the query annotates, and rows of its reliability.
 
     Args:
         logits: ``(N, d, h, w)`` on the task grid; None where the prediction failed.
+        predicted: label map on the query's own grid; None where the prediction failed.
         pair: image and merged label map on the query's own grid.
         truth: label map on the task grid, ``(1, d, h, w)``.
     """
     known = annotated_classes(case, pair[1], task.table)
     if logits is None:
         return [{"class": n, "dice": 0.0, "nsd": 0.0} for n, k in zip(task.names, known) if k], []
-    predicted = postprocess(logits, plan, pair[0])
     spacing = pair[0].affine[:3, :3].norm(dim=0).tolist()
     scores = score_case(predicted.as_tensor(), pair[1].as_tensor(), task.table.values, spacing, tolerance_mm)
     rows, bins = [], []
@@ -253,8 +254,7 @@ def _reliability(name: str, found: Calibration) -> list[dict]:
     ]
 
 
-def _picture(logits, pair: Pair, plan: Plan, folder: Path, method: str, case: Case, task: EvaluationTask) -> None:
-    predicted = postprocess(logits, plan, pair[0])
+def _picture(predicted, pair: Pair, folder: Path, method: str, case: Case, task: EvaluationTask) -> None:
     for value, name in zip(task.table.values, task.names):
         path = overlay_file(folder, name, method, case.name)
         overlay(pair[0], (predicted == value).long(), (pair[1] == value).long(), path, f"{method}: {case.name}")

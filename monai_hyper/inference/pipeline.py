@@ -306,15 +306,17 @@ def probabilities_on_query_grid(logits: Tensor, plan: Plan, query: MetaTensor) -
     return InvertToGrid(plan.spacing)(_probabilities(logits, plan), query)
 
 
-def postprocess(logits: Tensor, plan: Plan, query: MetaTensor) -> MetaTensor:
+def postprocess(logits: Tensor, plan: Plan, query: MetaTensor, calibrated: bool = True) -> MetaTensor:
     """Label map on the query's own grid, in the dataset's own values.
 
-    The classes are chosen for the highest expected Dice, see :mod:`monai_hyper.inference.decision`.
+    Calibrated probabilities are cut for the highest expected Dice, see :mod:`monai_hyper.inference.decision`; of others
+    the most probable class is taken.
 
     Args:
         logits: ``(N, d, h, w)`` on the task grid of the query.
         plan: of the task.
         query: as read, ``(1, D, H, W)``.
+        calibrated: whether the probabilities may be believed.
 
     Returns:
         ``(1, D, H, W)`` int64 with the affine of the query.
@@ -323,7 +325,8 @@ def postprocess(logits: Tensor, plan: Plan, query: MetaTensor) -> MetaTensor:
         InputError: if the logits do not fit to the plan or the query.
     """
     invert = InvertToGrid(plan.spacing)
-    background, *others = weigh(_probabilities(logits, plan))
+    probabilities = _probabilities(logits, plan)
+    background, *others = weigh(probabilities) if calibrated else probabilities
     best = invert(background[None], query).as_tensor()
     result = torch.zeros(best.shape, dtype=torch.int64, device=best.device)
     for value, score in zip(plan.values, others):  # class by class: all at once would fill the memory

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_hyper.data.coarse import reduce
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.context import pooled_statistics
-from monai_hyper.networks.functional import enlarge, reduce
+from monai_hyper.networks.functional import enlarge
 from monai_hyper.networks.model import HyperModel, working_factor
 
 SCALE = 20.0
@@ -64,7 +65,7 @@ class Prototype:
             parts = torch.stack([parts_of(labels, c + 1) for c in range(len(support.classes))], 1)
             parts = parts * support.annotated[shots].to(parts)[:, :, None, None, None, None]
             for i, factor in enumerate(self.model.body.factors):
-                pooled = F.avg_pool3d(parts.flatten(1, 2), factor, ceil_mode=True)
+                pooled = reduce(parts.flatten(1, 2), factor)
                 means = pooled_statistics(features[i] / deviations[i], pooled).chunk(2, -1)[0]
                 prototypes[i] = prototypes[i] + means.sum(0)
         length = sum(p.square().sum(-1, keepdim=True) for p in prototypes).sqrt().clamp(min=1e-6)

@@ -48,16 +48,6 @@ def enlarge(x: Tensor, factor: int, size: list[int]) -> Tensor:
     return x[:, :, : size[0], : size[1], : size[2]]
 
 
-def reduce(x: Tensor, factor: int) -> Tensor:
-    """Average ``(B, C, D, H, W)`` over cubes of ``factor`` voxels a side, those at the far edge over what they hold.
-
-    :func:`enlarge` goes back.
-    """
-    if factor > 1:
-        x = F.avg_pool3d(x, factor, ceil_mode=True, count_include_pad=False)
-    return x
-
-
 def fit_field(x: Tensor, size: list[int]) -> Tensor:
     """Stretch ``(B, C, d, h, w)`` over a field of view of ``size`` voxels, trilinearly."""
     return F.interpolate(x, size=size, mode="trilinear", align_corners=False)

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_hyper.data.coarse import reduce
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.context import ContextEncoder
-from monai_hyper.networks.functional import bind, enlarge, fit_field, reduce
+from monai_hyper.networks.functional import bind, enlarge, fit_field
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
 from monai_hyper.networks.unet import Target, UNetBody, prepare, with_prior

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.networks.functional import enlarge, fit_field, reduce
+from monai_hyper.data.coarse import reduce
+from monai_hyper.networks.functional import enlarge, fit_field
 
 SMALLEST_SIDE = 32
 """Shorter sides are padded by repetition, so that the coarsest level keeps more than one voxel."""

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from monai_hyper.networks.functional import bind, enlarge, fit_field, reduce, shapes_of
+from monai_hyper.data.coarse import reduce
+from monai_hyper.networks.functional import bind, enlarge, fit_field, shapes_of
 from monai_hyper.networks.head import features_at
 
 
@@ -57,6 +58,12 @@ def test_reduced_voxels_are_means_also_at_the_far_edge():
     x = torch.arange(5.0).view(1, 1, 5, 1, 1).expand(1, 1, 5, 5, 5)
     assert_close(reduce(x, 2)[0, 0, :, 0, 0], torch.tensor([0.5, 2.5, 4.0]))
     assert reduce(x, 1) is x
+
+
+def test_volumes_thinner_than_a_cube_are_reduced_too():
+    x = torch.rand(1, 2, 1, 6, 5)
+    assert reduce(x, 3).shape == (1, 2, 1, 2, 2)
+    assert_close(reduce(x, 3)[0, 0, 0, 0, 0], x[0, 0, 0, :3, :3].mean())
 
 
 def test_enlarging_what_was_reduced_keeps_place_and_size():
