@@ -45,3 +45,9 @@ def test_a_volume_without_annotation_of_a_class_does_not_change_its_prototypes(m
     assert torch.equal(logits[:, 2], moved[:, 2])
     everything = Prototype(model).fit(replace(support, labels=labels))(query)
     assert not torch.allclose(logits[:, 2], everything[:, 2])
+
+
+def test_volumes_thinner_than_the_coarsest_features(model, task):
+    support = task(2)
+    thin = replace(support, images=support.images[:, :, :5], labels=support.labels[:, :, :5], extents=None)
+    assert Prototype(model).fit(thin)(thin.images[:1]).shape == (1, 2, *thin.images.shape[2:])
