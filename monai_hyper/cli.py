@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     tr.add_argument("--config", type=Path, required=True, help="JSON file, see monai_hyper/configs/")
     tr.add_argument("--data", type=Path, required=True, help="folder of the training data, or its pack")
     tr.add_argument("--output", type=Path, help="folder for checkpoints and logs; default: the config's")
+    tr.add_argument("--start", help="file of weights to start from, or 'released'; default: random weights")
     tr.add_argument("--minutes", type=float, help="end after so many minutes of training in all, decay included")
     sy = verb("synth", "draw training tasks and show them as pictures")
     sy.add_argument("--data", type=Path, required=True, help="folder of the training data, or its pack")

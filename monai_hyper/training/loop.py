@@ -11,11 +11,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from monai_hyper.data.tensors import save_tensors
+from monai_hyper.data.tensors import load_parameters, load_tensors, save_tensors
 from monai_hyper.methods.imaml import IMamlLearner
 from monai_hyper.methods.maml import MamlLearner
 from monai_hyper.methods.universeg import UniverSegLearner
 from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.released import RELEASED
 from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import Episode, TaskEngine, TaskSettings
 from monai_hyper.training.checkpoint import load_training, save_training
@@ -35,6 +36,7 @@ class TrainConfig:
     Args:
         output: folder of checkpoints and logs.
         method: what to train, see ``METHODS``; learner: its arguments, where they differ from the defaults.
+        start: file of weights to start from, or "released"; default: random ones.
         steps: number of the last step; a finished run goes on when it is raised.
         minutes: end after about so many minutes of training in all, if that comes before ``steps``.
         decay: over so many last steps the learning rate falls to zero.
@@ -46,6 +48,7 @@ class TrainConfig:
     output: Path
     method: str = "hyper"
     learner: dict = field(default_factory=dict)
+    start: str | None = None
     steps: int = 5000
     minutes: float | None = None
     decay: int = 500
@@ -62,17 +65,22 @@ class TrainConfig:
 
 
 def make_model(config: TrainConfig) -> nn.Module:
-    """What is to be trained, with random weights.
+    """What is to be trained, with the weights to start from.
 
     Raises:
-        InputError: if the method is unknown or does not take the arguments.
+        InputError: if the method is unknown or does not take the arguments, or the weights are not its own.
     """
     if config.method not in METHODS:
         raise InputError(f"method is '{config.method}'; expected one of: {', '.join(METHODS)}.")
     try:
-        return METHODS[config.method](**config.learner)
+        model = METHODS[config.method](**config.learner)
     except TypeError as error:
         raise InputError(f"arguments of '{config.method}' are {config.learner}: {error}.") from error
+    if config.start is not None:
+        path = RELEASED if config.start == "released" else Path(config.start)
+        tensors = load_tensors(path)[0]
+        load_parameters(model, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, path)
+    return model
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
@@ -115,14 +123,13 @@ def train(config: TrainConfig, sources: Sources, model: nn.Module | None = None)
     resumed sees what an unbroken one would have seen.
 
     Args:
-        model: where to start from; default: the configured method with random weights. Its weights are ignored when
-            a run is resumed.
+        model: what to train; default: see :func:`make_model`. Its weights are ignored when a run is resumed.
 
     Returns:
         path of the averaged weights.
 
     Raises:
-        InputError: if the method is unknown or does not take the arguments.
+        InputError: see :func:`make_model`.
     """
     torch.manual_seed(config.seed)
     model = (make_model(config) if model is None else model).to(config.device).train()

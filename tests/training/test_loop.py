@@ -16,6 +16,7 @@ from monai_hyper.cli import main
 from monai_hyper.data.tensors import load_tensors
 from monai_hyper.methods.meta import load_learner
 from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.released import load_model
 from monai_hyper.synthesis.sources import Sources
 from monai_hyper.training.loop import (
     METHODS,
@@ -91,6 +92,19 @@ def test_training_changes_the_weights_and_keeps_halves_of_their_average(tmp_path
     assert all(t.dtype == torch.float16 for t in tensors.values())
     moved = [n for n, value in model.state_dict().items() if not torch.equal(value, before[n])]
     assert {"head.log_penalty", "body.thin.conv.weight"} <= set(moved)
+
+
+def test_training_starts_from_given_weights_and_from_the_released_ones(tmp_path):
+    learner = LEARNERS["universeg"]
+    settings = dict(steps=1, warm_up=1, decay=1, voxels=(8000, 9000), budget=20_000, average=0)
+    first = train(TrainConfig(tmp_path / "a", "universeg", learner, **settings), Sources({}))
+    again = make_model(TrainConfig(tmp_path / "b", "universeg", learner, start=str(first)))
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, load_tensors(first)[0][name].float()), name
+    released = make_model(TrainConfig(tmp_path / "b", start="released")).state_dict()
+    assert all(torch.equal(value, load_model().state_dict()[name]) for name, value in released.items())
+    with pytest.raises(InputError, match="weight"):
+        make_model(TrainConfig(tmp_path / "b", start=str(first)))
 
 
 LEARNERS = {
