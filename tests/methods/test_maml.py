@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from monai.metrics import compute_dice
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.testing import assert_close
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.data.tensors import save_tensors
+from monai_hyper.evaluation.bench import ball_task
 from monai_hyper.methods import meta
 from monai_hyper.methods.imaml import IMamlLearner
 from monai_hyper.methods.maml import MamlLearner, adapt, support_loss
@@ -125,8 +127,17 @@ def test_weights_of_another_method_are_refused(tmp_path):
 
 
 def test_baselines_fit_into_five_megabytes():
-    for kind, _ in KINDS.values():
-        assert 2 * sum(p.numel() for p in kind().parameters()) < 5e6
+    for name in KINDS:
+        assert 1e6 < (meta.BASELINES / f"{name}.safetensors").stat().st_size < 5e6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_weights_of_the_project_find_a_bright_ball(name):
+    support = ball_task(2, 32)
+    query = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(5)) + support.labels[:1]
+    found = MetaTrained(KINDS[name][0]).fit(support)(query).argmax(1, keepdim=True)
+    assert float(compute_dice(found, support.labels[:1], num_classes=2, include_background=False)) > 0.7
 
 
 # MAML itself
