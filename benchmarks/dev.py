@@ -30,12 +30,13 @@ class Part:
 
     Args:
         name: of its folder of results; folder: of the data.
-        binary: see :class:`Protocol`.
+        binary, classes: see :class:`Protocol`.
     """
 
     name: str
     folder: str
     binary: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
     split: str | None = "select"
     shots: tuple[int, ...] = (1, 4)
     queries: int = 8
@@ -99,11 +100,12 @@ def full_parts() -> list[Part]:
     thin = (
         Part("full-hippocampus_mr", "hippocampus_mr", ("whole=1+2",), draws=1, methods=every),
         Part("full-cardiac_cine_mr", "cardiac_cine_mr", shots=(4,), draws=1, queries=5, methods=most),
-        Part("full-headneck_ct", "headneck_ct", ("larynx", "mandible"), shots=(4,), draws=1, queries=3, methods=most),
-    )
+        Part("full-headneck_ct", "headneck_ct", classes=("larynx", "mandible"), shots=(4,), draws=1, queries=3,
+             methods=most),
+    )  # fmt: skip
     shots = Part("full-hippocampus_mr-shots", "hippocampus_mr", ("whole=1+2",), shots=(1, 4, 8, 16, 64), draws=1,
                  methods=("hyper", "scratch"))  # fmt: skip
-    return [*thin, shots, *(replace(perturbed(part), methods=most) for part in thin)]
+    return [*thin, shots, *(replace(perturbed(part), methods=most) for part in thin[:2])]
 
 
 def perturbed(part: Part) -> Part:
@@ -116,6 +118,7 @@ def run_part(part: Part, data: Path, output: Path, weights: Path | None) -> None
     folder = spinal_cord_contrasts(data, output) if part.folder == CONTRASTS else data / part.folder
     protocol = Protocol(
         folder, part.methods, part.shots, part.draws, part.queries, split=part.split, binary=part.binary,
+        classes=part.classes,
         perturb_fov=part.perturb_fov, shift=part.shift, support_dataset=data / part.support if part.support else None,
     )  # fmt: skip
     begun = time.perf_counter()

@@ -24,8 +24,8 @@ def write_page(results: Path, page: Path, threads: int) -> None:
     found = {folder.parent.name: folder.parent for folder in sorted(results.glob("*/summary.json"))}
     old = page.read_text(encoding="utf-8") if page.exists() else ""
     kept = old.partition(KEPT[0])[2].partition(KEPT[1])[0] or "\n"
-    plain = [n for n in found if f"{n}-perturbed" in found]
-    fast, full = [n for n in plain if not n.startswith("full-")], [n for n in plain if n.startswith("full-")]
+    fast = [n for n in found if f"{n}-perturbed" in found and not n.startswith("full-")]
+    full = [n for n in found if n.startswith("full-") and not n.endswith(("-perturbed", "-shots"))]
     lines = ["# Results on real held-out data", "", *heading(threads, found), "", KEPT[0] + kept + KEPT[1], ""]
     lines += ["## Fast methods", "", *means_over_sets(fast, found), *[line for n in fast for line in section(n, found)]]
     lines += ["## All methods, fewer cases", ""] if full else []
@@ -68,18 +68,20 @@ def cell(entry: dict | None) -> str:
 
 
 def section(name: str, found: dict[str, Path]) -> list[str]:
-    """One data set: methods by number of shots, as it is and perturbed; every class, then the mean."""
-    plain, perturbed = summary_of(found[name]), summary_of(found[f"{name}-perturbed"])
-    shots = plain["shots"]
+    """One data set: methods by number of shots, as it is and perturbed if it was; every class, then the mean."""
+    summaries = {"": summary_of(found[name])}
+    if f"{name}-perturbed" in found:
+        summaries[", perturbed"] = summary_of(found[f"{name}-perturbed"])
+    plain, shots = summaries[""], summaries[""]["shots"]
     lines = [f"### {name.removeprefix('full-')}", ""]
     names = [*plain["classes"], "mean"] if len(plain["classes"]) > 1 else plain["classes"]
     for title in names:
-        lines += [f"**{title}**", "", "| method | " + " | ".join(f"K = {k}" for k in shots) + " | "
-                  + " | ".join(f"K = {k}, perturbed" for k in shots) + " | fit s | query s |",
-                  "|---" * (3 + 2 * len(shots)) + "|"]  # fmt: skip
+        columns = [f"K = {k}{text}" for text in summaries for k in shots]
+        lines += [f"**{title}**", "", "| method | " + " | ".join(columns) + " | fit s | query s |",
+                  "|---" * (3 + len(columns)) + "|"]  # fmt: skip
         for method in plain["methods"]:
             cells = []
-            for summary in (plain, perturbed):
+            for summary in summaries.values():
                 scores = summary["scores"].get(method, {})
                 entries = [scores.get(str(k)) for k in shots]
                 cells += [cell(e and (e["mean"] if title == "mean" else e["classes"].get(title))) for e in entries]

@@ -11,17 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from real_tasks import pair_of
 from torch import Tensor
 
 from monai_hyper.data.episodes import draw_episodes
-from monai_hyper.data.folder import ClassTable, list_cases
+from monai_hyper.data.folder import Case, ClassTable, list_cases, read_pair
 from monai_hyper.data.support import SupportSet
 from monai_hyper.evaluation.metrics import dice_per_class
-from monai_hyper.inference.pipeline import make_plan, postprocess, preprocess, support_from_pairs
+from monai_hyper.inference.pipeline import Pair, make_plan, postprocess, preprocess, support_from_pairs
 from monai_hyper.methods.hyper import Hyper
 from monai_hyper.methods.mean_mask import MeanMask
 from monai_hyper.networks.released import load_model
+
+
+def binary_pair(case: Case, values: tuple[int, ...]) -> Pair:
+    """Image and label map of a case, the values merged to 1."""
+    image, label = read_pair(case)
+    return image, torch.isin(label, torch.tensor(values)).long().copy_meta_from(label, copy_attr=False)
 
 
 def moved(support: SupportSet) -> Tensor:
@@ -39,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     values = tuple(arguments.values)
     episode = draw_episodes(list_cases(arguments.data, "select"), 4, 40, 1, 0)[0]
-    pairs = [pair_of(case, values, False) for case in episode.support]
+    pairs = [binary_pair(case, values) for case in episode.support]
     plan = make_plan(pairs, ClassTable((1,), ("foreground",)))
     support = support_from_pairs(pairs, plan)
     torch.manual_seed(0)
@@ -52,7 +57,7 @@ def main() -> None:
     }
     scores: dict[str, list[float]] = {name: [] for name in networks}
     for case in episode.query:
-        image, label = pair_of(case, values, False)
+        image, label = binary_pair(case, values)
         prepared = preprocess(image, plan).as_tensor()[None]
         for name, network in networks.items():
             with torch.no_grad():
