@@ -46,7 +46,7 @@ def heading(threads: int, found: dict[str, Path]) -> list[str]:
         f"({slow / 60:.0f} minutes). Only the lists `select` of the data were used, which also served to choose by; "
         "sarcoma and ms_lesion_mr have no lists. Dice with 95% bootstrap intervals over draws and subjects. In "
         "\"perturbed\" every volume was cropped or padded by 0 to 35% a side at random, the same for all methods. "
-        f"Labels of {', '.join(CALIBRATED)} are cut for the highest expected Dice, those of the others are the most "
+        f"A single class is cut for the highest expected Dice by {', '.join(CALIBRATED)}; else labels are the most "
         "probable classes. The meta-trained baselines work on at most 64^3 voxels, our networks near 100,000. Seconds "
         "were taken while other work ran."
     ]  # fmt: skip

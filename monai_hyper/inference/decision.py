@@ -36,20 +36,3 @@ def best_threshold(probability: Tensor) -> float:
     taken = torch.arange(1, len(candidates) + 1, device=candidates.device)
     expected = 2 * candidates.double().cumsum(0) / (taken + probability.double().sum())
     return min(0.5, _JUST_BELOW * float(candidates[int(expected.argmax())]))
-
-
-def weigh(probabilities: Tensor) -> Tensor:
-    """Scores of which the highest is the class to choose.
-
-    The odds of every class are raised so that, with the background as the only other choice, it wins from its best
-    threshold on.
-
-    Args:
-        probabilities: background first, sum 1, ``(N, D, H, W)``.
-
-    Returns:
-        the same shape; the background's scores are its probabilities.
-    """
-    thresholds = torch.tensor([0.5, *(best_threshold(each) for each in probabilities[1:])])
-    odds = ((1 - thresholds) / thresholds).to(probabilities)
-    return probabilities * odds[:, None, None, None]

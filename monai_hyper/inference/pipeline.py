@@ -29,7 +29,7 @@ from monai_hyper.data.folder import (
 )
 from monai_hyper.data.support import SupportSet, stack_in_corner
 from monai_hyper.data.volumes import Header, read_header
-from monai_hyper.inference.decision import weigh
+from monai_hyper.inference.decision import best_threshold
 from monai_hyper.transforms.classes import SelectClasses
 from monai_hyper.transforms.grid import InvertToGrid, ResampleToGrid
 from monai_hyper.transforms.intensity import HarmoniseIntensity
@@ -309,8 +309,8 @@ def probabilities_on_query_grid(logits: Tensor, plan: Plan, query: MetaTensor) -
 def postprocess(logits: Tensor, plan: Plan, query: MetaTensor, calibrated: bool = True) -> MetaTensor:
     """Label map on the query's own grid, in the dataset's own values.
 
-    Calibrated probabilities are cut for the highest expected Dice, see :mod:`monai_hyper.inference.decision`; of others
-    the most probable class is taken.
+    Calibrated probabilities of a single class are cut for the highest expected Dice, see
+    :mod:`monai_hyper.inference.decision`; else the most probable class is taken.
 
     Args:
         logits: ``(N, d, h, w)`` on the task grid of the query.
@@ -326,7 +326,10 @@ def postprocess(logits: Tensor, plan: Plan, query: MetaTensor, calibrated: bool 
     """
     invert = InvertToGrid(plan.spacing)
     probabilities = _probabilities(logits, plan)
-    background, *others = weigh(probabilities) if calibrated else probabilities
+    if calibrated and len(probabilities) == 2:
+        threshold = best_threshold(probabilities[1])
+        probabilities[1] *= (1 - threshold) / threshold  # the odds at which it wins over the background
+    background, *others = probabilities
     best = invert(background[None], query).as_tensor()
     result = torch.zeros(best.shape, dtype=torch.int64, device=best.device)
     for value, score in zip(plan.values, others):  # class by class: all at once would fill the memory

@@ -61,8 +61,8 @@ METHODS: dict[str, Callable[[Shelf], Method]] = {
 }
 
 CALIBRATED = ("hyper", "hyper+polish", "mean-mask")
-"""Methods whose probabilities are cut for the highest expected Dice; the others' labels are the most probable classes,
-as published. Of ``hyper+temperature`` only the probabilities matter."""
+"""Methods whose probabilities of a single class are cut for the highest expected Dice; the others' labels are the most
+probable classes, as published. Of ``hyper+temperature`` only the probabilities matter."""
 
 FAST = ("hyper", "hyper+temperature", "mean-mask", "prototype", "ridge")
 """Methods that neither train on a task nor register volumes."""

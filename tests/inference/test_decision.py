@@ -2,11 +2,9 @@
 
 import itertools
 
-import pytest
 import torch
-from torch.testing import assert_close
 
-from monai_hyper.inference.decision import LOWEST, best_threshold, weigh
+from monai_hyper.inference.decision import LOWEST, best_threshold
 
 
 def expected_dice(probability: torch.Tensor, chosen: torch.Tensor) -> float:
@@ -39,22 +37,11 @@ def test_unsure_probabilities_are_cut_lower_than_certain_ones():
 
 def test_what_is_nowhere_likely_is_found_nowhere():
     assert best_threshold(torch.full((50,), LOWEST - 0.01)) == 0.5
-    probabilities = torch.stack([torch.full((4, 4, 4), 0.9), torch.full((4, 4, 4), 0.1)])
-    assert not weigh(probabilities).argmax(0).any()
 
 
-def test_certain_classes_are_chosen_as_before():
-    logits = 20 * torch.nn.functional.one_hot(torch.randint(0, 4, (6, 6, 6)), 4).movedim(-1, 0).float()
-    probabilities = logits.softmax(0)
-    assert_close(weigh(probabilities), probabilities)
-
-
-@pytest.mark.parametrize("classes", [1, 3])
-def test_all_voxels_at_the_threshold_are_taken(classes):
-    probabilities = torch.zeros(1 + classes, 2, 2, 2)
-    probabilities[1, 0] = 0.4
-    probabilities[0] = 1 - probabilities[1]
-    assert torch.equal(weigh(probabilities).argmax(0), torch.tensor([1, 0])[:, None, None].expand(2, 2, 2))
+def test_all_voxels_at_the_threshold_are_taken():
+    probability = torch.tensor([0.4] * 8 + [0.0] * 8)
+    assert int((probability > best_threshold(probability)).sum()) == 8
 
 
 def test_voxels_may_lie_in_any_order():

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from monai_hyper.data.folder import ClassTable, list_cases, read_pair
 from monai_hyper.data.volumes import Header
-from monai_hyper.inference.decision import weigh
+from monai_hyper.inference.decision import best_threshold
 from monai_hyper.inference.pipeline import (
     Plan,
     make_plan,
@@ -125,10 +125,20 @@ def test_probabilities_lie_on_the_query_s_grid_and_agree_with_the_labels():
     probabilities = probabilities_on_query_grid(logits, MR_PLAN, image)
     assert_close(probabilities.sum(0).as_tensor(), torch.ones(image.shape[1:]))
     assert torch.equal(probabilities.affine, image.affine)
-    scores = weigh(logits.softmax(0))
-    weights = (scores / logits.softmax(0)).flatten(1).mean(1)
-    values = torch.tensor([0, 2, 7])[(probabilities.as_tensor() * weights[:, None, None, None]).argmax(0)]
-    assert (values == postprocess(logits, MR_PLAN, image).as_tensor()[0]).float().mean() > 0.999
+    values = torch.tensor([0, 2, 7])[probabilities.as_tensor().argmax(0)]
+    assert torch.equal(values, postprocess(logits, MR_PLAN, image).as_tensor()[0])
+
+
+def test_a_single_class_is_cut_at_the_best_threshold_and_only_where_it_is_calibrated():
+    image, _ = pair()
+    plan = Plan("MR", 1.5, None, ("one",), (7,), measured="MR")
+    logits = torch.randn(2, *preprocess(image, plan).shape[1:])
+    probability = probabilities_on_query_grid(logits, plan, image).as_tensor()[1]
+    threshold = best_threshold(logits.softmax(0)[1])
+    assert threshold < 0.5
+    for calibrated, cut in ((True, threshold), (False, 0.5)):
+        found = postprocess(logits, plan, image, calibrated).as_tensor()[0] == 7
+        assert (found == (probability > cut)).float().mean() > 0.999
 
 
 def test_logits_of_another_number_of_classes_are_refused():
