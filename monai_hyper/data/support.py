@@ -114,13 +114,23 @@ class SupportSet:
         Returns:
             one ``(shots, images, labels)`` per size, images and labels ``(k, 1, d, h, w)``.
         """
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for shot, extent in enumerate(self.extents.tolist()):
-            groups.setdefault(tuple(extent), []).append(shot)
         return [
             (shots, self.images[shots][..., :d, :h, :w], self.labels[shots][..., :d, :h, :w])
-            for (d, h, w), shots in groups.items()
+            for (d, h, w), shots in shots_by_size(self.extents.tolist()).items()
         ]
+
+
+def shots_by_size(sizes: Sequence[Sequence[int]]) -> dict[tuple[int, ...], list[int]]:
+    """The numbers of the volumes of each size, sizes in the order in which they first occur.
+
+    Example:
+        >>> shots_by_size([[4, 4, 4], [5, 4, 4], [4, 4, 4]])
+        {(4, 4, 4): [0, 2], (5, 4, 4): [1]}
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for shot, size in enumerate(sizes):
+        groups.setdefault(tuple(size), []).append(shot)
+    return groups
 
 
 def stack_in_corner(volumes: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
-from monai_hyper.data.support import SupportSet
+from monai_hyper.data.support import SupportSet, shots_by_size
 from monai_hyper.networks.context import ContextEncoder
 from monai_hyper.networks.functional import bind, enlarge, fit_field
 from monai_hyper.networks.generator import generator_for
@@ -201,10 +201,10 @@ def by_size(found: list[tuple[list[int], Tensor]], sizes: list[list[int]]) -> li
         [([0, 2], [4]), ([1], [5])]
     """
     values = {shot: value for shots, values in found for shot, value in zip(shots, values)}
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for shot, size in enumerate(sizes):
-        groups.setdefault(tuple(size), []).append(shot)
-    return [(shots, torch.stack([values[shot] for shot in shots]), list(size)) for size, shots in groups.items()]
+    return [
+        (shots, torch.stack([values[shot] for shot in shots]), list(size))
+        for size, shots in shots_by_size(sizes).items()
+    ]
 
 
 class HyperModel(nn.Module):

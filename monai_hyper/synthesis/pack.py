@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import os
 import zipfile
 from collections.abc import Callable
@@ -91,9 +92,9 @@ def read_pack(path: Path) -> Sources:
 
             cohorts = {name: _read_cohort(array, name, facts) for name, facts in header["cohorts"].items()}
             lesions = [torch.from_numpy(array(f"lesions/{number}")) for number in range(header["lesions"])]
-    except InputError:
+    except InputError:  # a ValueError too
         raise
-    except Exception as error:  # zipfile, lzma, NumPy and JSON each have their own ways to refuse damaged bytes
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, lzma.LZMAError) as error:
         raise InputError(f"{path}: expected training data that 'monai-hyper pack' wrote; found {error}.") from error
     return Sources(cohorts, lesions)
 
