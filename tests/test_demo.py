@@ -51,7 +51,7 @@ def test_public_set_is_downloaded_through_monai_and_linked(tmp_path, monkeypatch
 
     download.resource = {"Task04_Hippocampus": "address"}
     monkeypatch.setattr("monai.apps.DecathlonDataset", download)
-    (folder, split, classes), = demo.demo_folders("msd:Task04_Hippocampus", tmp_path).values()
+    ((folder, split, classes),) = demo.demo_folders("msd:Task04_Hippocampus", tmp_path).values()
     assert len(list((folder / "images").iterdir())) == 2 and split is None and classes is None
     with pytest.raises(InputError, match="Task04_Hippocampus"):
         demo.demo_folders("msd:Task99_Nothing", tmp_path)

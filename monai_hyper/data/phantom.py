@@ -158,8 +158,9 @@ class _Canvas:
         background: value where nothing is painted.
     """
 
-    def __init__(self, rng: np.random.Generator, shape: np.ndarray, spacing: np.ndarray, shift: np.ndarray,
-                 background: float) -> None:
+    def __init__(
+        self, rng: np.random.Generator, shape: np.ndarray, spacing: np.ndarray, shift: np.ndarray, background: float
+    ) -> None:
         self.rng, self.shape, self.spacing = rng, tuple(int(n) for n in shape), np.asarray(spacing, dtype=float)
         fine = [(np.arange(2 * n) - n + 0.5) * s / 2 + o for n, s, o in zip(self.shape, self.spacing, shift)]
         x, y, z = np.meshgrid(*(f.astype(np.float32) for f in fine), indexing="ij")
@@ -172,8 +173,17 @@ class _Canvas:
         self.affine = np.diag([*self.spacing, 1.0])
         self.affine[:3, 3] = -(np.array(self.shape) - 1) / 2 * self.spacing + rng.uniform(-20, 20, 3)
 
-    def blob(self, centre, radii, wobble: float = 0.04, vary: float = 0.07, move: float = 3.0, turn: float = 6.0,
-             rotation: np.ndarray | None = None, boxy: float = 0.0) -> _Blob:
+    def blob(
+        self,
+        centre,
+        radii,
+        wobble: float = 0.04,
+        vary: float = 0.07,
+        move: float = 3.0,
+        turn: float = 6.0,
+        rotation: np.ndarray | None = None,
+        boxy: float = 0.0,
+    ) -> _Blob:
         """A shape of about this centre and these radii (mm), different in every patient."""
         rng = self.rng
         turned = _rotation(rng.normal(size=3), rng.normal(0, turn))
@@ -195,8 +205,9 @@ class _Canvas:
         middle, reach = self.to_index(blob.centre), reach + 2
         return tuple(slice(max(0, int(m - r)), max(0, int(m + r) + 1)) for m, r in zip(middle, reach))
 
-    def paint(self, blob: _Blob, value: float, label: int = 0, grow: float = 1.0,
-              within: np.ndarray | None = None) -> None:
+    def paint(
+        self, blob: _Blob, value: float, label: int = 0, grow: float = 1.0, within: np.ndarray | None = None
+    ) -> None:
         """Fill the blob, enlarged ``grow`` times, with a value and a label, where ``within`` is true."""
         at = self.block(blob, grow)
         inside = blob.field(self.x[at], self.y[at], self.z[at]) < grow
@@ -377,8 +388,9 @@ def _head(rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray,
     _lesion(canvas, brain)
     canvas.value *= 1 + _texture(canvas, 0.025)
     image = _smooth(canvas.image(), 0.07)
-    d, h, w = (np.linspace(-1, 1, n, dtype=np.float32).reshape(s) for n, s in
-               zip(shape, ((-1, 1, 1), (1, -1, 1), (1, 1, -1))))
+    d, h, w = (
+        np.linspace(-1, 1, n, dtype=np.float32).reshape(s) for n, s in zip(shape, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)))
+    )
     tilt, bow = rng.normal(0, 0.10, 3), rng.normal(0, 0.08, 3)
     image = image * np.exp(tilt[0] * d + tilt[1] * h + tilt[2] * w + bow[0] * d * h + bow[1] * h * h + bow[2] * w * h)
     sigma = rng.uniform(3.0, 4.5)
@@ -443,8 +455,12 @@ def _deep_brain(canvas: _Canvas, brain: np.ndarray) -> None:
     for side in (-1, 1):
         turned = _rotation(_AXIAL, -12 * side)
         for centre, radii in (([9, 2, 17], [6, 30, 8]), ([11, 24, 12], [6, 14, 10]), ([20, -33, 8], [8, 20, 9])):
-            horn = canvas.blob(np.array(centre) * [side, 1, 1], np.array(radii) * [size, 1, size], move=1.2,
-                               rotation=turned if centre[1] < 0 else turned.T)
+            horn = canvas.blob(
+                np.array(centre) * [side, 1, 1],
+                np.array(radii) * [size, 1, size],
+                move=1.2,
+                rotation=turned if centre[1] < 0 else turned.T,
+            )
             canvas.paint(horn, fluid, 2)
     canvas.paint(canvas.blob([0, -4, -6], [3.2 * size, 13, 9], move=0.8), fluid, 2)
 

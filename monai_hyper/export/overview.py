@@ -199,8 +199,12 @@ def _show(axes: Axes, view: View, plane: np.ndarray, limits: tuple[float, float]
     axes.imshow(plane, cmap="gray", vmin=limits[0], vmax=limits[1], extent=(0, width, height, 0))
     axes.set_title(title, color="#9aa4ae", fontsize=8, pad=4)
     axes.set_axis_off()
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.98, "center", "top"),
-              (0.5, 0.02, "center", "bottom"))
+    places = (
+        (0.02, 0.5, "left", "center"),
+        (0.98, 0.5, "right", "center"),
+        (0.5, 0.98, "center", "top"),
+        (0.5, 0.02, "center", "bottom"),
+    )
     for letter, (x, y, ha, va) in zip(view.letters, places):
         axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, color="#ffd75e", fontsize=9, weight="bold")
 
@@ -212,8 +216,9 @@ def _outline(axes: Axes, view: View, plane: np.ndarray, classes: int, style: str
     for value in range(1, classes + 1):
         mask = np.pad(plane == value, 1)
         if mask.any():
-            axes.contour(x, y, mask.astype(float), levels=[0.5], colors=[COLOURS[value - 1]], linestyles=style,
-                         linewidths=1.3)
+            axes.contour(
+                x, y, mask.astype(float), levels=[0.5], colors=[COLOURS[value - 1]], linestyles=style, linewidths=1.3
+            )
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
 
@@ -222,7 +227,15 @@ def _legend(figure: Figure, classes: Sequence[str], with_truth: bool) -> None:
     lines = [Line2D([], [], color=colour, label=name) for name, colour in zip(classes, COLOURS)]
     if with_truth:
         lines.append(Line2D([], [], color="#c8d0d8", linestyle="dashed", label="truth"))
-    figure.legend(handles=lines, loc="lower left", bbox_to_anchor=(0, 0.03), ncols=5, fontsize=8, frameon=False,
-                  labelcolor="#e8edf2")
-    figure.text(0.99, 0.015, "radiological view: the patient's right is on the left", ha="right", fontsize=7,
-                color="#9aa4ae")
+    figure.legend(
+        handles=lines,
+        loc="lower left",
+        bbox_to_anchor=(0, 0.03),
+        ncols=5,
+        fontsize=8,
+        frameon=False,
+        labelcolor="#e8edf2",
+    )
+    figure.text(
+        0.99, 0.015, "radiological view: the patient's right is on the left", ha="right", fontsize=7, color="#9aa4ae"
+    )

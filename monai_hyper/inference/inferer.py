@@ -9,7 +9,9 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.model import ConditionedNetwork, HyperModel
+from monai_hyper.networks.cascade import CascadeNetwork
+from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.network import ConditionedNetwork
 
 
 class HyperInferer(Inferer):
@@ -34,7 +36,7 @@ class HyperInferer(Inferer):
         super().__init__()
         self.support = support
         self.inferer = SimpleInferer() if inferer is None else inferer
-        self._network: ConditionedNetwork | None = None
+        self._network: ConditionedNetwork | CascadeNetwork | None = None
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: HyperModel, *args: Any, **kwargs: Any) -> Tensor:
@@ -48,5 +50,4 @@ class HyperInferer(Inferer):
         """
         if self._network is None:  # here, because the checkpoint is loaded by now; once, a query must not pay for K
             self._network = network.condition(self.support.to(inputs.device))
-        logits = self.inferer(self._network.prepare(inputs), self._network.apply_to, *args, **kwargs)
-        return self._network.finish(logits, inputs)
+        return self._network(inputs, lambda prepared, apply: self.inferer(prepared, apply, *args, **kwargs))

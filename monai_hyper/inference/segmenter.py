@@ -12,7 +12,8 @@ from torch import Tensor
 from monai_hyper.data.support import SupportSet
 from monai_hyper.data.volumes import read_image
 from monai_hyper.inference.pipeline import Plan, postprocess, preprocess, read_support
-from monai_hyper.networks.model import ConditionedNetwork
+from monai_hyper.networks.cascade import CascadeNetwork
+from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.released import load_model
 
 
@@ -60,7 +61,7 @@ class Segmenter:
         elif plan is None:
             raise TypeError("fit() got a SupportSet without its plan; read_support returns both, pass both on.")
         begun = time.perf_counter()
-        self.network_: ConditionedNetwork = self.model.condition(support.to(self.device))
+        self.network_: ConditionedNetwork | CascadeNetwork = self.model.condition(support.to(self.device))
         self.fit_seconds_ = time.perf_counter() - begun
         self.plan_, self.classes_ = plan, plan.classes
         return self

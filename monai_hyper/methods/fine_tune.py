@@ -33,7 +33,7 @@ class FineTune:
 
     def fit(self, support: SupportSet) -> Callable[[Tensor], Tensor]:
         """Train a network on a support set."""
-        network = Target(copy.deepcopy(self.model.body), len(support.classes), (PRIOR_CHANNELS, 1, 1, 1), (1, 1, 1))
+        network = Target(copy.deepcopy(self.model.body), len(support.classes), (1, 1, 1), (PRIOR_CHANNELS, 1, 1, 1))
         network.requires_grad_(False)
         trained = network.reader.head if self.head_only else network.reader
         trained.requires_grad_(True)

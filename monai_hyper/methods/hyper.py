@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.model import ConditionedNetwork, HyperModel
+from monai_hyper.networks.cascade import CascadeNetwork
+from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.network import ConditionedNetwork
 
 
 class Hyper:
@@ -19,6 +21,6 @@ class Hyper:
         self.model = model
 
     @torch.no_grad()
-    def fit(self, support: SupportSet) -> ConditionedNetwork:
+    def fit(self, support: SupportSet) -> ConditionedNetwork | CascadeNetwork:
         """Generate the network of a support set."""
         return self.model.condition(support)

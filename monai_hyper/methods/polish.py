@@ -11,8 +11,9 @@ from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.methods.fitting import Budget, annotated_loss, descend, random_patch, random_shot
+from monai_hyper.networks.alignment import THOROUGH
 from monai_hyper.networks.model import ConditionedNetwork, HyperModel
-from monai_hyper.networks.unet import prepare
+from monai_hyper.networks.template import make_template
 
 RATE = 0.03
 """Learning rate of a tensor, relative to the root mean square of its values: generated weights differ in size by
@@ -80,15 +81,14 @@ class Polish:
         """A function that draws a support volume, shows it what it may know of itself, and returns its loss."""
         support = support.coarser(network.factor)
         with torch.no_grad():
-            reading = self.model.read(support, torch.Generator().manual_seed(0))
+            template = make_template(support, THOROUGH)
+            reading = self.model.read(support, template, torch.Generator().manual_seed(0))
 
         @torch.no_grad()
         def example() -> tuple[Tensor, Tensor, Tensor]:
-            shown = self.model.read(support, None) if support.shots == 1 else reading
+            shown = self.model.read(support, template, None) if support.shots == 1 else reading
             shot, image, label = random_shot(support)
-            own = slice(shot, shot + 1)
-            prepared = prepare(image, shown.other_priors[own], shown.other_masks[own])
-            return *random_patch(prepared, label, STRENGTH), support.annotated[shot]
+            return *random_patch(shown.beside(image, [shot]), label, STRENGTH), support.annotated[shot]
 
         def loss() -> Tensor:
             prepared, label, annotated = example()

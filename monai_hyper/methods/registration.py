@@ -8,25 +8,18 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
 import itk
-import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.transforms import Resample
-from monai.transforms.utils import generate_spatial_bounding_box
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
+from monai_hyper.networks.alignment import best_shift, content, local_correlation
 from monai_hyper.types import InputError
 
 GRID_SPACING = 4
 """Distance of the control points of the B-splines on the finest level, voxels."""
 
-PATCH = 5
-"""Side of the neighbourhood over which a warped volume is compared with the query, voxels."""
-
-_THINNEST = 8  # voxels of a volume that is registered
-_SEARCH_SIDE = 32  # voxels along the longest side at which the first shift is searched
-_LEAST_OVERLAP = 0.25  # of the smaller volume, after the first shift
 _LEAST_WEIGHT = 1e-4  # a lone vote counts, however poor; beside good ones it is nothing
 
 _COMMON = {
@@ -155,51 +148,9 @@ def _atlases(support: SupportSet) -> list[Atlas]:
 
 
 def _content(image: Tensor) -> tuple[slice, ...]:
-    """The smallest box of an image ``(D, H, W)`` outside of which everything has the darkest value; no side of it
-    becomes shorter than 8 voxels."""
-    low, high = image.aminmax()
-    bright = (image > low + 0.01 * (high - low))[None]
-    sides = zip(*generate_spatial_bounding_box(bright), image.shape)
-    return tuple(slice(int(start), int(end)) if end - start >= _THINNEST else slice(0, n) for start, end, n in sides)
-
-
-def best_shift(fixed: Tensor, moving: Tensor) -> tuple[int, ...]:
-    """The shift of one image over another, to a few voxels, at which they correlate best over what they share.
-
-    All shifts are tried by Fourier transforms, after Padfield, "Masked Object Registration in the Fourier Domain",
-    2012, https://doi.org/10.1109/TIP.2011.2181402. Ranked by the magnitude of the correlation times the root of the
-    number of voxels shared, its significance, among overlaps of a quarter of the smaller volume and more.
-
-    Args:
-        fixed, moving: images ``(D, H, W)`` and ``(d, h, w)``, of one spacing.
-
-    Returns:
-        voxels along each axis that voxel 0 of ``moving`` lies behind voxel 0 of ``fixed``.
-
-    Example:
-        >>> volume = torch.rand(12, 12, 12)
-        >>> best_shift(volume, volume[2:, 1:, :])
-        (2, 1, 0)
-    """
-    step = math.ceil(max(*fixed.shape, *moving.shape) / _SEARCH_SIDE)
-    fixed, moving = (F.avg_pool3d(v[None, None], step, ceil_mode=True)[0, 0].double() for v in (fixed, moving))
-    fixed, moving = fixed - fixed.mean(), moving - moving.mean()
-    size = [n + m - 1 for n, m in zip(fixed.shape, moving.shape)]
-
-    def correlate(a: Tensor, b: Tensor) -> Tensor:
-        spectra = torch.fft.rfftn(a, s=size) * torch.fft.rfftn(b.flip(0, 1, 2), s=size)
-        return torch.fft.irfftn(spectra, s=size)
-
-    in_fixed, in_moving = torch.ones_like(fixed), torch.ones_like(moving)
-    shared = correlate(in_fixed, in_moving).round().clamp(min=1)
-    sum_fixed, sum_moving = correlate(fixed, in_moving), correlate(in_fixed, moving)
-    covariance = correlate(fixed, moving) - sum_fixed * sum_moving / shared
-    of_fixed = correlate(fixed.square(), in_moving) - sum_fixed.square() / shared
-    of_moving = correlate(in_fixed, moving.square()) - sum_moving.square() / shared
-    score = covariance.abs() / (of_fixed.clamp(min=1e-6) * of_moving.clamp(min=1e-6)).sqrt() * shared.sqrt()
-    score[shared < _LEAST_OVERLAP * min(fixed.numel(), moving.numel())] = 0
-    place = np.unravel_index(int(score.argmax()), size)
-    return tuple(step * (int(n) - (side - 1)) for n, side in zip(place, moving.shape))
+    """The box of an image ``(D, H, W)`` outside of which everything has the darkest value."""
+    bounds = content(image)
+    return tuple(slice(start, end) for start, end in zip(bounds[::2], bounds[1::2]))
 
 
 def register(fixed: Tensor, moving: Tensor, threads: int = 1) -> Tensor:
@@ -220,7 +171,7 @@ def register(fixed: Tensor, moving: Tensor, threads: int = 1) -> Tensor:
     """
     centred = tuple((n - m) // 2 for n, m in zip(fixed.shape, moving.shape))
     fits, failure = {}, None
-    for shift in {centred, best_shift(fixed, moving)}:
+    for shift in {centred, tuple(best_shift(fixed, moving))}:
         try:
             fits[shift] = _fit(fixed, moving, _elastix(fixed, moving, shift, [_AFFINE], threads))
         except RuntimeError as error:
@@ -287,20 +238,3 @@ def warp(volumes: Tensor, displacement: Tensor) -> Tensor:
     place = torch.meshgrid(*(torch.arange(float(n)) for n in displacement.shape[1:]), indexing="ij")
     middle = torch.tensor([(n - 1) / 2 for n in volumes.shape[1:]])[:, None, None, None]
     return Resample(mode="bilinear", padding_mode="zeros")(volumes, torch.stack(place) + displacement - middle)
-
-
-def local_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Correlation of two images ``(D, H, W)`` over the 5^3 voxels around each, -1 to 1; 0 where one is flat.
-
-    Example:
-        >>> image = torch.rand(8, 8, 8)
-        >>> bool((local_correlation(image, 3 - 2 * image) < -0.99).all())
-        True
-    """
-
-    def mean(x: Tensor) -> Tensor:
-        return F.avg_pool3d(x[None, None], PATCH, stride=1, padding=PATCH // 2, count_include_pad=False)[0, 0]
-
-    covariance = mean(first * second) - mean(first) * mean(second)
-    variances = [(mean(x.square()) - mean(x).square()).clamp(min=1e-3) for x in (first, second)]
-    return (covariance / (variances[0] * variances[1]).sqrt()).clamp(-1, 1)

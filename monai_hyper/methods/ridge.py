@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.model import PRIOR_CHANNELS, ConditionedNetwork, HyperModel, assemble, working_factor
+from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, working_factor
+from monai_hyper.networks.network import ConditionedNetwork, assemble
 
 SCALE, THRESHOLD = 8.0, 0.5
 
@@ -32,18 +33,18 @@ class Ridge:
         body, head, classes = self.model.body, self.model.head, len(support.classes)
         found = {}
         for shots, images, labels in support.volumes():
-            masks = images.new_zeros(len(shots), classes, 1, 1, 1)
+            masks = images.new_zeros(len(shots), classes, *images.shape[2:])
             features = self.model.unconditioned(images)
             statistics = head.statistics(features, body.factors, masks, labels, torch.Generator().manual_seed(0))
             found.update(zip(shots, zip(*statistics)))
         gram, moment = (torch.stack(each) for each in zip(*(found[shot] for shot in range(support.shots))))
         solution = head.solve(gram, moment, support.annotated.to(gram)[None])[0]
+        fields = {"template": 1, "prior": PRIOR_CHANNELS, "masks": classes}
         *heads, constant = solution.split([*head.widths, classes, 1], -1)
         return assemble(
             body,
             support.classes,
-            solution.new_zeros(1, PRIOR_CHANNELS, 1, 1, 1),
-            solution.new_zeros(1, classes, 1, 1, 1),
+            {n: solution.new_zeros(1, c, 1, 1, 1) for n, c in fields.items()},
             dict(body.named_parameters()),
             [SCALE * weights for weights in heads],
             SCALE * (constant[:, 0] - THRESHOLD),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from monai_hyper.networks.functional import fit_field
 from monai_hyper.networks.unet import ConvBlock, pad_small
+from monai_hyper.types import MAX_SHOTS
 
 REGIONS = 5
 """Foreground, inner rim, outer rim, far background, everything."""
@@ -77,9 +78,7 @@ class ContextEncoder(nn.Module):
         channels: width at 1/2, 1/4, 1/8 and 1/16 of the grid.
     """
 
-    def __init__(
-        self, embedding_dim: int, prior_channels: int, channels: tuple[int, ...] = (24, 48, 96, 128)
-    ) -> None:
+    def __init__(self, embedding_dim: int, prior_channels: int, channels: tuple[int, ...] = (24, 48, 96, 128)) -> None:
         super().__init__()
         a, b, c, d = channels
         self.down1 = ConvBlock(5, a, 2)
@@ -135,7 +134,8 @@ class ContextEncoder(nn.Module):
         return self.mix(torch.cat(found, 1) + self.place)
 
     def aggregate(self, tokens: Tensor, annotated: Tensor) -> Tensor:
-        """Average over the volumes that annotate a class, then over classes; add how many volumes there are.
+        """Average over the volumes that annotate a class, then over classes; add how many volumes there are, of more
+        than 16 as for 16.
 
         Args:
             tokens: ``(K, n, M, E)``; annotated: ``(K, n)`` bool.
@@ -144,5 +144,5 @@ class ContextEncoder(nn.Module):
             the task's tokens, ``(M + 1, E)``.
         """
         weight = annotated.to(tokens).div(annotated.sum(0).clamp(min=1) * annotated.shape[1])
-        count = tokens.new_tensor([[math.log(annotated.shape[0])]])
+        count = tokens.new_tensor([[math.log(min(annotated.shape[0], MAX_SHOTS))]])
         return torch.cat([torch.einsum("kn,knme->me", weight, tokens), self.shots(count)])

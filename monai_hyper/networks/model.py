@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,100 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.data.coarse import reduce
 from monai_hyper.data.support import SupportSet, shots_by_size
+from monai_hyper.networks.alignment import QUICK, THOROUGH
+from monai_hyper.networks.cascade import CascadeNetwork, find_windows
 from monai_hyper.networks.context import ContextEncoder
-from monai_hyper.networks.functional import bind, enlarge, fit_field
+from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
-from monai_hyper.networks.unet import Target, UNetBody, prepare, with_prior
+from monai_hyper.networks.network import ConditionedNetwork, assemble
+from monai_hyper.networks.template import Template, make_template
+from monai_hyper.networks.unet import UNetBody, beside
 from monai_hyper.synthesis.geometry import warped_copy
-from monai_hyper.types import MAX_SHOTS, Weights
 
 PRIOR_CHANNELS = 8
 
+ALIGNED = 0.4
+"""How far a warped copy of a lone volume is from it, against what differs between volumes before alignment."""
+
 WORKING_VOXELS = 100_000
 """About the largest volumes of meta-training. Larger ones are seen on a grid that is coarser by a whole number."""
-
-
-class ConditionedNetwork:
-    """A target network with the weights of one task: image in, logits out.
-
-    Args:
-        target: the network that the weights belong to.
-        weights: one tensor per parameter of ``target``.
-        classes: names of the foreground classes, in the order of the output channels after the background.
-    """
-
-    def __init__(self, target: Target, weights: Weights, classes: tuple[str, ...]) -> None:
-        self.weights, self.classes = weights, classes
-        self._target = target
-        prefix = "reader."
-        reader = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
-        self._reader: Callable[[Tensor], Tensor] = bind(target.reader, reader)
-
-    def __call__(self, query: Tensor) -> Tensor:
-        """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)`` of the whole field of view."""
-        return self.finish(self.apply_to(self.prepare(query)), query)
-
-    @property
-    def factor(self) -> int:
-        """Side of the cubes of voxels that the network sees as one."""
-        return self._target.factor
-
-    def prepare(self, query: Tensor) -> Tensor:
-        """Put the prior beside images of the whole field of view, see :func:`monai_hyper.networks.unet.prepare`, on
-        the grid that the network works on."""
-        return prepare(reduce(query, self.factor), self.weights["prior"], self.weights["masks"])
-
-    def apply_to(self, prepared: Tensor) -> Tensor:
-        """Logits of prepared images, or of windows of them."""
-        return self._reader(prepared)
-
-    def finish(self, logits: Tensor, query: Tensor) -> Tensor:
-        """Bring logits of whole prepared images to the grid of the images."""
-        return enlarge(logits, self.factor, list(query.shape[2:]))
-
-    def replaced(self, weights: Weights) -> ConditionedNetwork:
-        """The same network with other values for some of its weights.
-
-        Raises:
-            ValueError: if a weight has no parameter of that name and shape.
-        """
-        return ConditionedNetwork(self._target, self.weights | weights, self.classes)
-
-    def materialise(self) -> Target:
-        """A plain module that holds the weights and knows nothing of where they came from."""
-        target = copy.deepcopy(self._target)  # the body is shared with the model that generated the weights
-        target.load_state_dict({name: weight.detach() for name, weight in self.weights.items()})
-        return target.eval()
-
-
-def assemble(
-    body: nn.Module,
-    classes: tuple[str, ...],
-    prior: Tensor,
-    masks: Tensor,
-    weights: Weights,
-    heads: list[Tensor],
-    bias: Tensor,
-    factor: int = 1,
-) -> ConditionedNetwork:
-    """Put the parts of a network together.
-
-    Args:
-        body: the network that ``weights`` belong to.
-        classes: names of the ``n`` foreground classes.
-        prior: ``(1, P, d, h, w)``; masks: ``(1, n, d', h', w')``.
-        heads: read-out of every feature scale and of the masks, ``(n, C_i)`` each; bias: ``(n,)``.
-        factor: see :class:`Target`.
-    """
-    target = Target(body, len(classes), prior.shape[1:], masks.shape[2:], factor)
-    found = {f"reader.body.{name}": weight for name, weight in weights.items()}
-    found |= {"prior": prior, "masks": masks, "reader.mask_head.bias": bias}
-    found |= {f"reader.head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}
-    found["reader.mask_head.weight"] = heads[-1][..., None, None, None]
-    return ConditionedNetwork(target, found, classes)
 
 
 def working_factor(support: SupportSet) -> int:
@@ -121,70 +45,47 @@ def working_factor(support: SupportSet) -> int:
 class Reading:
     """What the encoder read from a support set; the leave-one-out entries are what each volume may know itself by."""
 
+    template: Template
     context: Tensor  # (M, E)
-    prior: Tensor  # (1, P, d, h, w)
-    masks: Tensor  # (1, n, d', h', w')
-    other_priors: Tensor  # (K, P, d, h, w)
-    other_masks: Tensor  # (K, n, d', h', w')
+    prior: Tensor  # (1, P, d', h', w')
+    masks: Tensor  # (1, n, d, h, w)
+    others: list[Tensor]  # per volume, on its grid, prior and masks of the others, (1, P + n, D, H, W)
     fraction: Tensor  # (n,)
 
+    @property
+    def fields(self) -> dict[str, Tensor]:
+        """What a generated network knows of places."""
+        return {"template": self.template.image, "prior": self.prior, "masks": self.masks}
 
-def leave_one_out(values: Tensor, present: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the present shots, and for every shot the mean over the others.
+    def beside(self, images: Tensor, shots: list[int]) -> Tensor:
+        """Images of some volumes of one size, and what they may know themselves by."""
+        return beside(images, torch.cat([self.others[shot] for shot in shots]), self.prior.shape[1])
+
+
+def leave_one_out(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted mean over the shots, and for every shot the mean over the others.
 
     Args:
-        values: ``(K, C, ...)``; present: which entries count, ``(K, C)``; fallback: where no other shot counts.
+        values: ``(K, C, ...)``; weight: of every value, not negative, ``(K, C or 1, ...)``.
 
     Returns:
-        ``(1, C, ...)`` and ``(K, C, ...)``.
+        ``(1, C, ...)``; ``(K, C, ...)``; and which shots have others for a channel at all, ``(K, C or 1)``.
     """
-    weight = present.to(values)[(...,) + (None,) * (values.dim() - 2)]
     total, count = (values * weight).sum(0, keepdim=True), weight.sum(0, keepdim=True)
-    others = count - weight
-    mean_of_others = (total - values * weight) / others.clamp(min=1)
-    return total / count.clamp(min=1), torch.where(others > 0, mean_of_others, fallback)
+    others = (count - weight).clamp(min=0)
+    known = (others > 0.5).flatten(2).any(2)
+    return total / count.clamp(min=1), (total - values * weight) / others.clamp(min=1), known
 
 
-def average(readings: list[Reading], subsets: list[list[int]]) -> Reading:
-    """Join what was read from subsets of a support set, by the number of their volumes.
-
-    Args:
-        subsets: shots of each reading; together all shots, each once.
-    """
-    share = torch.tensor([len(subset) for subset in subsets], device=readings[0].context.device).float()
-    order = torch.tensor([shot for subset in subsets for shot in subset]).argsort()
-    sizes = [[max(sides) for sides in zip(*(field.shape[2:] for field in fields))]
-             for fields in ([r.prior for r in readings], [r.masks for r in readings])]  # fmt: skip
-
-    def mean(values: list[Tensor]) -> Tensor:
-        return torch.stack([s * value for s, value in zip(share / share.sum(), values)]).sum(0)
-
-    def joined(fields: list[Tensor], size: list[int]) -> Tensor:
-        return torch.cat([fit_field(field, size) for field in fields])[order.to(share.device)]
-
-    return Reading(
-        mean([r.context for r in readings]),
-        mean([fit_field(r.prior, sizes[0]) for r in readings]),
-        mean([fit_field(r.masks, sizes[1]) for r in readings]),
-        joined([r.other_priors for r in readings], sizes[0]),
-        joined([r.other_masks for r in readings], sizes[1]),
-        mean([r.fraction for r in readings]),
-    )
-
-
-def warped_copies(images: Tensor, masks: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Warp every volume; all alike where there is a generator, so that their order cannot matter.
+def warped(image: Tensor, masks: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """A volume as another patient's, once aligned, might look; always alike where there is a generator.
 
     Args:
-        images: ``(k, 1, D, H, W)``; masks: ``(k, n, D, H, W)``.
+        image: ``(1, 1, D, H, W)``; masks: ``(1, n, D, H, W)``.
     """
-    pairs = []
-    for image, mask in zip(images, masks):
-        if generator is not None:
-            generator.manual_seed(0)
-        pairs.append(warped_copy(image[None], mask[None], generator))
-    copies, copied = zip(*pairs)
-    return torch.cat(copies), torch.cat(copied)
+    if generator is None:
+        return warped_copy(image, masks, None, ALIGNED * float(0.5 + torch.rand(())))
+    return warped_copy(image, masks, generator.manual_seed(0), ALIGNED)
 
 
 def by_size(found: list[tuple[list[int], Tensor]], sizes: list[list[int]]) -> list[tuple[list[int], Tensor, list[int]]]:
@@ -233,9 +134,17 @@ class HyperModel(nn.Module):
         """Logits ``(B, N, D, H, W)`` of ``query``, ``(B, 1, D, H, W)``, by the network for ``support``."""
         return self.condition(support)(query)
 
-    def condition(self, support: SupportSet) -> ConditionedNetwork:
-        """Generate the network of a task."""
-        return self.generate(support)[0]
+    def condition(self, support: SupportSet) -> ConditionedNetwork | CascadeNetwork:
+        """Generate the network of a task.
+
+        It looks at a window around the foreground where the support volumes tell each other where that is, and at the
+        whole volume where they do not. A lone volume has nobody to ask: its network looks at both.
+        """
+        found = find_windows(support, working_factor(support))
+        if found is None:
+            return self.generate(support)[0]
+        whole = None if found.certain else self.generate(support)[0]
+        return CascadeNetwork(found.finder, self.generate(found.support)[0], whole, found.support)
 
     def generate(self, support: SupportSet) -> tuple[ConditionedNetwork, Callable[[], list[tuple[list[int], Tensor]]]]:
         """Generate the network of a task, and a way to see what it says about its own support.
@@ -248,11 +157,12 @@ class HyperModel(nn.Module):
         sizes = support.extents.tolist()
         support = support.coarser(factor)
         generator = None if self.training else torch.Generator().manual_seed(0)
-        reading = self.read(support, generator)
+        stages = QUICK if self.training else THOROUGH
+        reading = self.read(support, make_template(support, stages), generator)
         body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
         read = bind(self.body, body)
         features = [
-            (shots, labels, read(with_prior(images, reading.other_priors[shots], reading.other_masks[shots])))
+            (shots, labels, read(reading.beside(images, shots)[:, : PRIOR_CHANNELS + 2]))
             for shots, images, labels in support.volumes()
         ]
         gram, moment = self._statistics(support, features, reading, generator)
@@ -261,7 +171,7 @@ class HyperModel(nn.Module):
             self.head.solve(gram, moment, annotated[None]), reading.context, reading.fraction, support.shots
         )
         heads = [head[0] for head in heads]
-        network = assemble(self.body, support.classes, reading.prior, reading.masks, body, heads, biases[0], factor)
+        network = assemble(self.body, support.classes, reading.fields, body, heads, biases[0], factor, stages)
         return network, lambda: [
             (shots, enlarge(logits, factor, size))
             for shots, logits, size in by_size(self._own_logits(support, reading, features, gram, moment), sizes)
@@ -271,56 +181,52 @@ class HyperModel(nn.Module):
         """What the body's own weights see in images ``(B, 1, D, H, W)``: its features, prior and masks being empty."""
         return self.body(F.pad(images, [0, 0, 0, 0, 0, 0, 0, PRIOR_CHANNELS + 1]))
 
-    def read(self, support: SupportSet, generator: torch.Generator | None) -> Reading:
-        """Encode the support set, see :class:`Reading`; one of more than 16 volumes in subsets, averaged."""
-        parts = -(-support.shots // MAX_SHOTS)
-        subsets = [list(range(start, support.shots, parts)) for start in range(parts)]
-        if parts == 1:
-            return self._read(support, generator)
-        return average([self._read(support.subset(subset), generator) for subset in subsets], subsets)
-
-    def _read(self, support: SupportSet, generator: torch.Generator | None) -> Reading:
-        classes = range(len(support.classes))
-        largest = [int(side) for side in support.extents.amax(0)]
-        quarter, half = [-(-side // 4) for side in largest], [-(-side // 2) for side in largest]
-        tokens, priors, masks, spare_priors, spare_masks, fractions = ({} for _ in range(6))
-        alone = support.annotated.sum(0).min() == 1
+    def read(self, support: SupportSet, template: Template, generator: torch.Generator | None) -> Reading:
+        """Encode the support set, see :class:`Reading`."""
+        tokens, fractions, priors, masks, weights = ({} for _ in range(5))
+        quarter = [-(-side // 4) for side in template.size]
         for shots, images, labels in support.volumes():
-            each = torch.cat([(labels == c + 1).float() for c in classes], 1)
+            each = torch.cat([(labels == c + 1).float() for c in range(len(support.classes))], 1)
             maps = self.encoder.maps(images, (labels > 0).float())
-            token = torch.stack([self.encoder.tokens(maps, each[:, c : c + 1]) for c in classes], 1)
-            prior, mask = fit_field(self.encoder.prior(maps), quarter), F.adaptive_avg_pool3d(each, half)
-            spare_prior, spare_mask = prior, mask
-            if alone:
-                copies, copied = warped_copies(images, each, generator)
-                spare = self.encoder.maps(copies, copied.sum(1, keepdim=True))
-                spare_prior = fit_field(self.encoder.prior(spare), quarter)
-                spare_mask = F.adaptive_avg_pool3d(copied, half)
-            found = (token, prior, mask, spare_prior, spare_mask, each.flatten(2).mean(-1))
-            for store, values in zip((tokens, priors, masks, spare_priors, spare_masks, fractions), found):
-                store.update(zip(shots, values))
-        stacked = [
-            torch.stack([store[k] for k in range(support.shots)])
-            for store in (tokens, priors, masks, spare_priors, spare_masks, fractions)
-        ]
-        return self._reading(support, *stacked)
-
-    def _reading(self, support, tokens, priors, masks, spare_priors, spare_masks, fractions) -> Reading:
+            token = torch.stack([self.encoder.tokens(maps, each[:, c : c + 1]) for c in range(each.shape[1])], 1)
+            for i, (shot, prior) in enumerate(zip(shots, self.encoder.prior(maps).split(1))):
+                tokens[shot], fractions[shot] = token[i], each[i].flatten(1).mean(-1)
+                priors[shot] = F.adaptive_avg_pool3d(template.gathered(shot, prior), quarter)
+                masks[shot], weights[shot] = template.gathered(shot, each[i : i + 1]), template.covered(shot)
+        priors, masks, weights = (torch.cat([s[k] for k in range(support.shots)]) for s in (priors, masks, weights))
+        tokens, fractions = (torch.stack([s[k] for k in range(support.shots)]) for s in (tokens, fractions))
         annotated = support.annotated.to(tokens.device)
-        everyone = torch.ones(support.shots, priors.shape[1], dtype=torch.bool, device=tokens.device)
-        prior, other_priors = leave_one_out(priors, everyone, spare_priors)
-        mean_masks, other_masks = leave_one_out(masks, annotated, spare_masks)
-        fraction = (fractions * annotated).sum(0) / annotated.sum(0)
-        return Reading(
-            self.encoder.aggregate(tokens, annotated), prior, mean_masks, other_priors, other_masks, fraction
+        prior, other_priors, _ = leave_one_out(priors, F.adaptive_avg_pool3d(weights, quarter))
+        mean, other_masks, known = leave_one_out(masks, weights * annotated[:, :, None, None, None])
+        others = [
+            self._from_others(support, template, shot, other_priors, other_masks, known[shot], generator)
+            for shot in range(support.shots)
+        ]
+        context = self.encoder.aggregate(tokens, annotated)
+        return Reading(template, context, prior, mean, others, (fractions * annotated).sum(0) / annotated.sum(0))
+
+    def _from_others(self, support, template, shot, priors, masks, known, generator) -> Tensor:
+        """What a volume may know itself by: what the others show, or a warped copy of itself where there are none."""
+        found = torch.cat([template.spread(shot, field[shot : shot + 1]) for field in (priors, masks)], 1)
+        if bool(known.all()):
+            return found
+        alone = support.subset([shot])
+        ((_, image, labels),) = alone.volumes()
+        each = torch.cat([(labels == c + 1).float() for c in range(len(support.classes))], 1)
+        copy, copied = warped(image, each, generator)
+        prior = F.interpolate(
+            self.encoder.prior(self.encoder.maps(copy, copied.sum(1, keepdim=True))), copy.shape[2:], mode="trilinear"
         )
+        channels = priors.shape[1]
+        own_prior = prior if support.shots == 1 else found[:, :channels]
+        keep = known[None, :, None, None, None]
+        return torch.cat([own_prior, torch.where(keep, found[:, channels:], copied)], 1)
 
     def _statistics(self, support, features, reading: Reading, generator) -> tuple[Tensor, Tensor]:
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for shots, labels, maps in features:
-            grams, moments = self.head.statistics(
-                maps, self.body.factors, reading.other_masks[shots], labels, generator
-            )
+            masks = torch.cat([reading.others[shot][:, PRIOR_CHANNELS:] for shot in shots])
+            grams, moments = self.head.statistics(maps, self.body.factors, masks, labels, generator)
             found.update(zip(shots, zip(grams, moments)))
         grams, moments = zip(*(found[k] for k in range(support.shots)))
         return torch.stack(grams), torch.stack(moments)
@@ -334,7 +240,7 @@ class HyperModel(nn.Module):
         found = []
         for shots, labels, maps in features:
             size = list(labels.shape[2:])
-            inputs = [*maps, fit_field(reading.other_masks[shots], size)]
+            inputs = [*maps, torch.cat([reading.others[shot][:, PRIOR_CHANNELS:] for shot in shots])]
             logits = biases[shots][:, :, None, None, None]
             for head, feature, factor in zip(heads, inputs, [*self.body.factors, 1]):
                 logits = logits + enlarge(torch.einsum("knc,kcdhw->kndhw", head[shots], feature), factor, size)

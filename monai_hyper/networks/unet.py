@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
-from monai_hyper.networks.functional import enlarge, fit_field
+from monai_hyper.networks.alignment import THOROUGH, Stages, align, read_at
+from monai_hyper.networks.functional import enlarge
 
 SMALLEST_SIDE = 32
 """Shorter sides are padded by repetition, so that the coarsest level keeps more than one voxel."""
@@ -139,52 +140,76 @@ class Reader(nn.Module):
 
 
 class Target(nn.Module):
-    """A plain segmentation network: spatial prior beside the image, body, linear read-out.
+    """A plain segmentation network: what is expected where beside the image, body, linear read-out.
 
-    It needs no hypernetwork and no support set. Everything in it may be generated.
+    What is expected where lies in the frame of a template, which every image is aligned to. It needs no hypernetwork
+    and no support set. Everything in it may be generated.
 
     Args:
         body: features of image and prior, such as :class:`UNetBody`.
         classes: number of foreground classes.
-        prior: size of the learned prior volume, ``(channels, d, h, w)``.
-        masks: size of one mean support mask, ``(d, h, w)``.
+        template: size of the template, ``(d, h, w)``.
+        prior: size of the learned prior volume over the template, ``(channels, d', h', w')``.
         factor: the network sees the mean of so many voxels along each side, and its logits are enlarged.
+        stages: of the alignment.
     """
 
     def __init__(
         self,
         body: nn.Module,
         classes: int,
+        template: tuple[int, int, int],
         prior: tuple[int, int, int, int],
-        masks: tuple[int, int, int],
         factor: int = 1,
+        stages: Stages = THOROUGH,
     ) -> None:
         super().__init__()
         self.factor = factor
+        self.stages = [list(stage) for stage in stages]
+        self.template = nn.Parameter(torch.zeros(1, 1, *template))
+        self.masks = nn.Parameter(torch.zeros(1, classes, *template))
         self.prior = nn.Parameter(torch.zeros(1, *prior))
-        self.masks = nn.Parameter(torch.zeros(1, classes, *masks))
         self.reader = Reader(body, classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid.
-
-        The image is the whole field of view, over which prior and masks are stretched.
-        """
-        logits = self.reader(prepare(reduce(image, self.factor), self.prior, self.masks))
+        """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid."""
+        reduced = reduce(image, self.factor)
+        logits = self.reader(prepare(reduced, self.template, self.prior, self.masks, self.stages))
         return enlarge(logits, self.factor, image.shape[2:])
 
 
-def prepare(image: Tensor, prior: Tensor, masks: Tensor) -> Tensor:
-    """Put what is expected where beside an image of the whole field of view; the result may be cut into windows.
+def prepare(image: Tensor, template: Tensor, prior: Tensor, masks: Tensor, stages: Stages) -> Tensor:
+    """Put what is expected where beside images; the result may be cut into windows.
 
     Args:
-        image: ``(B, 1, D, H, W)``; prior: ``(1, P, d, h, w)``; masks: ``(1, n, d', h', w')``.
+        image: of the whole field of view, ``(B, 1, D, H, W)``; template: ``(1, 1, d, h, w)``, one
+            voxel where there is none.
+        prior: over the template, ``(1, P, d', h', w')``; masks: ``(1, n, d, h, w)``.
 
     Returns:
-        image, prior, union of the mean masks and every mean mask, ``(B, 1 + P + 1 + n, D, H, W)``.
+        see :func:`beside`.
     """
-    fields = fit_field(masks, image.shape[2:]).expand(image.shape[0], -1, -1, -1, -1)
-    return torch.cat([with_prior(image, prior, masks), fields], 1)
+    size = [template.shape[2], template.shape[3], template.shape[4]]
+    found: list[Tensor] = []
+    if template.numel() == 1:  # nothing to align to
+        flat = torch.cat([prior, masks], 1)
+        return beside(
+            image, flat.expand(image.shape[0], -1, image.shape[2], image.shape[3], image.shape[4]), prior.shape[1]
+        )
+    for i in range(image.shape[0]):
+        places = align(image[i : i + 1], template, stages)
+        found.append(torch.cat([read_at(prior, places, size), read_at(masks, places, size)], 1))
+    return beside(image, torch.cat(found), prior.shape[1])
+
+
+def beside(image: Tensor, fields: Tensor, channels: int) -> Tensor:
+    """Image, prior, union of the mean masks and every mean mask, ``(B, 1 + P + 1 + n, D, H, W)``.
+
+    Args:
+        image: ``(B, 1, D, H, W)``; fields: prior, ``channels`` of it, and mean masks, ``(B, P + n, D, H, W)``.
+    """
+    union = fields[:, channels:].sum(1, keepdim=True).clamp(max=1.0)
+    return torch.cat([image, fields[:, :channels], union, fields[:, channels:]], 1)
 
 
 def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
@@ -195,17 +220,3 @@ def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
 def pad_high(x: Tensor, by: list[int]) -> Tensor:
     """Repeat the last voxels of ``(B, C, D, H, W)``, ``by[i]`` times along spatial axis ``i``."""
     return F.pad(x, [0, by[2], 0, by[1], 0, by[0]], mode="replicate") if sum(by) > 0 else x
-
-
-def with_prior(image: Tensor, prior: Tensor, masks: Tensor) -> Tensor:
-    """Concatenate image, learned prior and the mean mask of all classes, ``(B, 1 + P + 1, D, H, W)``.
-
-    Args:
-        image: ``(B, 1, D, H, W)``.
-        prior: ``(1 or B, P, d, h, w)`` over the same field of view.
-        masks: mean masks of the classes, ``(1 or B, n, d', h', w')`` over the same field of view.
-    """
-    size, batch = image.shape[2:], image.shape[0]
-    field = fit_field(prior, size).expand(batch, -1, -1, -1, -1)
-    union = fit_field(masks.sum(1, keepdim=True).clamp(max=1.0), size).expand(batch, -1, -1, -1, -1)
-    return torch.cat([image, field, union], 1)

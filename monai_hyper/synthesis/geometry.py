@@ -62,19 +62,23 @@ def sample(volumes: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(volumes, (points * 2 / size).flip(-1), mode, "border", align_corners=False)
 
 
-def warped_copy(images: Tensor, masks: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def warped_copy(
+    images: Tensor, masks: Tensor, generator: torch.Generator | None = None, strength: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Rotate (10 degrees), scale (15%), shift (10% of a side) and bend volumes at random.
 
     Args:
         images: ``(B, 1, D, H, W)``; masks: ``(B, n, D, H, W)``.
+        strength: of rotation, scale and shift.
 
     Returns:
         both, warped alike, masks sampled linearly.
     """
     size, device, batch = list(images.shape[2:]), images.device, images.shape[0]
     sides = torch.tensor(size, device=device, dtype=torch.float32)
-    shift = (torch.rand(batch, 1, 1, 1, 3, generator=generator) * 2 - 1).to(device) * 0.1 * sides
+    shift = (torch.rand(batch, 1, 1, 1, 3, generator=generator) * 2 - 1).to(device) * 0.1 * strength * sides
     bend = random_field(batch, size, 4, generator, device) * 0.03 * sides
-    points = centre_grid(size, device) @ random_affine(batch, 7, 0.1, generator, device).mT[:, None, None]
+    turn = random_affine(batch, 7 * strength, 0.1 * strength, generator, device)
+    points = centre_grid(size, device) @ turn.mT[:, None, None]
     points = points + shift + bend
     return sample(images, points), sample(masks, points)

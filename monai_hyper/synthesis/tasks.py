@@ -328,4 +328,3 @@ def _cuts(grid: np.ndarray, shape: int | tuple[int, int], rng: np.random.Generat
 def _flip(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     axes = [axis for axis, odds in ((2, 0.5), (3, 0.15), (4, 0.15)) if rng.random() < odds]
     return images.flip(axes).contiguous(), labels.flip(axes).contiguous()
-

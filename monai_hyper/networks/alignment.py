@@ -1,0 +1,377 @@
+"""Where every voxel of one image lies in another: dense registration without gradients, in a second on a CPU.
+
+A first shift is searched exhaustively by Fourier transforms; an affine transform and then a smooth displacement follow
+by discrete optimisation, in which all displacements of a neighbourhood are tried, and a smoothed field and the best
+match pull at each other until they agree. Images are compared by what surrounds a voxel, not by its intensity.
+Everything here can be scripted, since a generated network carries it along.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Stages = list[list[int]]
+"""Averaged voxels a side, stride, cell and reach of every stage, see :func:`_improved`; the first one is affine."""
+
+THOROUGH: Stages = [[2, 1, 3, 3], [2, 1, 3, 3], [2, 1, 2, 2], [2, 1, 2, 1], [1, 2, 2, 2], [1, 2, 2, 2], [1, 2, 1, 2]]
+QUICK: Stages = [[2, 1, 3, 2], [2, 1, 2, 2], [1, 2, 2, 1]]
+"""In a third of the time, for meta-training."""
+
+
+def voxels(size: list[int], like: Tensor) -> Tensor:
+    """Indices of all voxels, ``(D, H, W, 3)``."""
+    axes = [torch.arange(n, device=like.device, dtype=like.dtype) for n in size]
+    return torch.stack(torch.meshgrid(axes[0], axes[1], axes[2], indexing="ij"), -1)
+
+
+def read_at(volumes: Tensor, places: Tensor, size: list[int], mode: str = "zeros") -> Tensor:
+    """Values at places that are given as voxel indices of a grid of ``size``, which ``volumes`` span.
+
+    Args:
+        volumes: of any resolution, ``(1, C, d', h', w')``.
+        places: ``(D, H, W, 3)``.
+        mode: what lies beyond the edge: "zeros", or "border" for its continuation.
+
+    Returns:
+        ``(1, C, D, H, W)``.
+    """
+    extent = torch.tensor(size, device=places.device, dtype=places.dtype)
+    grid = ((places + 0.5) * 2 / extent - 1).flip(-1)[None]
+    return F.grid_sample(volumes, grid, "bilinear", mode, align_corners=False)
+
+
+def within(places: Tensor, size: list[int]) -> Tensor:
+    """Which places lie on a grid of ``size``, ``(1, 1, D, H, W)`` float."""
+    extent = torch.tensor(size, device=places.device, dtype=places.dtype)
+    return ((places >= -0.5) & (places <= extent - 0.5)).all(-1).to(places.dtype)[None, None]
+
+
+def after(places: Tensor, moved: Tensor) -> Tensor:
+    """``places`` of voxels that were displaced first.
+
+    Args:
+        places: ``(D, H, W, 3)``; moved: where to read them, voxel indices ``(d, h, w, 3)``.
+
+    Returns:
+        ``(d, h, w, 3)``; beyond the grid the displacement of its edge goes on.
+    """
+    size = [places.shape[0], places.shape[1], places.shape[2]]
+    displacement = (places - voxels(size, places)).permute(3, 0, 1, 2)[None]
+    return read_at(displacement, moved, size, "border")[0].permute(1, 2, 3, 0) + moved
+
+
+def inverse(places: Tensor, size: list[int], rounds: int = 12) -> Tensor:
+    """Where the voxels of the other image lie in the first, by fixed-point iteration.
+
+    Args:
+        places: of the voxels of the first image in the other, ``(D, H, W, 3)``; size: of the other.
+
+    Returns:
+        ``(*size, 3)``.
+    """
+    first = [places.shape[0], places.shape[1], places.shape[2]]
+    displacement = (places - voxels(first, places)).permute(3, 0, 1, 2)[None]
+    target = voxels(size, places)
+    found = target - displacement.mean((0, 2, 3, 4))
+    for _ in range(rounds):
+        found = 0.5 * found + 0.5 * (target - read_at(displacement, found, first, "border")[0].permute(1, 2, 3, 0))
+    return found
+
+
+def smooth(x: Tensor, side: int = 3) -> Tensor:
+    """Mean over cubes of ``side`` voxels, ``(B, C, D, H, W)``; the edge is repeated."""
+    r = side // 2
+    return F.avg_pool3d(F.pad(x, [r, r, r, r, r, r], mode="replicate"), side, 1)
+
+
+def descriptors(image: Tensor) -> Tensor:
+    """What surrounds every voxel: similarities between its neighbours, whatever their intensities.
+
+    MIND-SSC: Heinrich et al., "Towards Realtime Multimodal Fusion for Image-Guided Interventions Using
+    Self-similarities", 2013, https://doi.org/10.1007/978-3-642-40811-3_24.
+
+    Args:
+        image: ``(1, 1, D, H, W)``.
+
+    Returns:
+        ``(1, 12, D, H, W)``, 0 to 1.
+    """
+    d, h, w = image.shape[2:]
+    padded = F.pad(image, [2, 2, 2, 2, 2, 2], mode="replicate")
+    near: list[Tensor] = []
+    for a, b, c in [(0, 2, 2), (4, 2, 2), (2, 0, 2), (2, 4, 2), (2, 2, 0), (2, 2, 4)]:
+        near.append(padded[:, :, a : a + d, b : b + h, c : c + w])
+    found: list[Tensor] = []
+    for i in range(6):
+        for j in range(i + 1, 6):
+            if i // 2 != j // 2:  # neighbours across an edge, not on opposite sides
+                found.append((near[i] - near[j]).square())
+    distance = smooth(torch.cat(found, 1))
+    distance = distance - distance.amin(1, keepdim=True)
+    spread = distance.mean(1, keepdim=True)
+    middle = float(spread.mean()) + 1e-9
+    return torch.exp(-distance / spread.clamp(1e-3 * middle, 1e3 * middle))
+
+
+def content(image: Tensor, thinnest: int = 8) -> list[int]:
+    """Bounds of the smallest box outside of which an image ``(D, H, W)`` has its darkest value everywhere.
+
+    Returns:
+        start and end along the three axes; a side that would be shorter than ``thinnest`` voxels stays whole.
+    """
+    low, high = float(image.min()), float(image.max())
+    bright = image > low + 0.01 * (high - low)
+    bounds: list[int] = []
+    lines = [bright.any(2).any(1), bright.any(2).any(0), bright.any(1).any(0)]
+    for axis in range(3):
+        inside = lines[axis].nonzero()
+        if len(inside) > 0 and int(inside[-1]) + 1 - int(inside[0]) >= thinnest:
+            bounds.extend([int(inside[0]), int(inside[-1]) + 1])
+        else:
+            bounds.extend([0, image.shape[axis]])
+    return bounds
+
+
+def _correlated(a: Tensor, b: Tensor, size: list[int]) -> Tensor:
+    return torch.fft.irfftn(torch.fft.rfftn(a, s=size) * torch.fft.rfftn(b.flip([0, 1, 2]), s=size), s=size)
+
+
+def best_shift(fixed: Tensor, moving: Tensor, search_side: int = 32, least_overlap: float = 0.25) -> list[int]:
+    """The shift of one image over another, to a few voxels, at which they correlate best over what they share.
+
+    All shifts are tried by Fourier transforms, after Padfield, "Masked Object Registration in the Fourier Domain",
+    2012, https://doi.org/10.1109/TIP.2011.2181402. Ranked by the magnitude of the correlation times the root of the
+    number of voxels shared, its significance.
+
+    Args:
+        fixed, moving: images ``(D, H, W)`` and ``(d, h, w)``, of one spacing.
+        search_side: most voxels along a side for the search.
+        least_overlap: share of the smaller image that must be shared.
+
+    Returns:
+        voxels along each axis that voxel 0 of ``moving`` lies behind voxel 0 of ``fixed``.
+
+    Example:
+        >>> volume = torch.rand(12, 12, 12)
+        >>> best_shift(volume, volume[2:, 1:, :])
+        [2, 1, 0]
+    """
+    step = int(math.ceil(max(max(fixed.shape), max(moving.shape)) / search_side))
+    a = F.avg_pool3d(fixed[None, None], step, ceil_mode=True)[0, 0].double()
+    b = F.avg_pool3d(moving[None, None], step, ceil_mode=True)[0, 0].double()
+    a, b = a - a.mean(), b - b.mean()
+    size = [a.shape[0] + b.shape[0] - 1, a.shape[1] + b.shape[1] - 1, a.shape[2] + b.shape[2] - 1]
+    in_a, in_b = torch.ones_like(a), torch.ones_like(b)
+    shared = _correlated(in_a, in_b, size).round().clamp(min=1)
+    sum_a, sum_b = _correlated(a, in_b, size), _correlated(in_a, b, size)
+    covariance = _correlated(a, b, size) - sum_a * sum_b / shared
+    of_a = (_correlated(a.square(), in_b, size) - sum_a.square() / shared).clamp(min=1e-6)
+    of_b = (_correlated(in_a, b.square(), size) - sum_b.square() / shared).clamp(min=1e-6)
+    score = covariance.abs() / (of_a * of_b).sqrt() * shared.sqrt()
+    score = torch.where(shared < least_overlap * min(a.numel(), b.numel()), torch.zeros_like(score), score)
+    place = int(score.argmax())
+    found = [place // (size[1] * size[2]), place // size[2] % size[1], place % size[2]]
+    return [step * (found[i] - (b.shape[i] - 1)) for i in range(3)]
+
+
+def local_correlation(first: Tensor, second: Tensor, side: int = 5) -> Tensor:
+    """Correlation of two images ``(D, H, W)`` over the cube around each voxel, -1 to 1; 0 where one is flat.
+
+    Example:
+        >>> image = torch.rand(8, 8, 8)
+        >>> bool((local_correlation(image, 3 - 2 * image) < -0.99).all())
+        True
+    """
+    stack = torch.stack([first, second, first * second, first.square(), second.square()])[:, None]
+    mean = F.avg_pool3d(stack, side, 1, side // 2, count_include_pad=False)[:, 0]
+    covariance = mean[2] - mean[0] * mean[1]
+    variance_a = (mean[3] - mean[0].square()).clamp(min=1e-3)
+    variance_b = (mean[4] - mean[1].square()).clamp(min=1e-3)
+    return (covariance / (variance_a * variance_b).sqrt()).clamp(-1, 1)
+
+
+def _steps(reach: int, like: Tensor) -> Tensor:
+    """All displacements of up to ``reach`` steps along each axis, ``(L, 3)``."""
+    axis = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
+    return torch.cartesian_prod(axis, axis, axis)
+
+
+def _costs(
+    fixed: Tensor, moving: Tensor, covered: Tensor, stride: int, cell: int, reach: int, outside: float = 0.12
+) -> Tensor:
+    """Dissimilarity of every cell of control points for every displacement, ``(L, d, h, w)``.
+
+    Args:
+        fixed, moving: descriptors on one grid; covered: what ``moving`` really shows.
+        stride: every how many voxels the images are compared; cell: of so many compared voxels a side.
+        outside: dissimilarity of what the other image does not show; two images of one body have about half of it.
+    """
+    d, h, w = fixed.shape[2:]
+    r = reach
+    padded = F.pad(moving, [r, r, r, r, r, r], mode="replicate")
+    shown = F.pad(covered, [r, r, r, r, r, r])
+    reference = fixed[:, :, ::stride, ::stride, ::stride].contiguous()
+    found: list[Tensor] = []
+    for a in range(2 * r + 1):
+        for b in range(2 * r + 1):
+            for c in range(2 * r + 1):
+                there = padded[:, :, a : a + d : stride, b : b + h : stride, c : c + w : stride]
+                seen = shown[:, :, a : a + d : stride, b : b + h : stride, c : c + w : stride]
+                found.append(torch.cat([(reference - there).square().mean(1, keepdim=True) * seen, seen], 1))
+    cells = F.avg_pool3d(torch.cat(found), cell, ceil_mode=True, count_include_pad=False)
+    share = cells[:, 1]
+    return torch.where(share > 0.2, cells[:, 0] / share.clamp(min=1e-3), torch.full_like(share, outside))
+
+
+def _agreed(cost: Tensor, reach: int, similarity: float = 120.0) -> Tensor:
+    """Smooth displacements of least cost, in steps, ``(1, 3, d, h, w)``.
+
+    Coupled convex optimisation: Heinrich et al., "Non-parametric Discrete Registration with Convex Optimisation", 2014,
+    https://doi.org/10.1007/978-3-319-08554-8_6.
+
+    Args:
+        similarity: what dissimilarity weighs against the square of the steps to the smooth field.
+    """
+    steps = _steps(reach, cost)
+    flat = similarity * cost.flatten(1)
+    best = steps[smooth(cost[None])[0].argmin(0)].permute(3, 0, 1, 2)[None]
+    best = smooth(best)
+    for strength in [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]:  # how match and smooth field pull at each other
+        to = best[0].flatten(1)
+        apart = steps.square().sum(1)[:, None] - 2 * steps @ to + to.square().sum(0)
+        best = steps[(flat + strength * apart).argmin(0)].T.reshape(best.shape)
+        best = smooth(smooth(best))
+    return best
+
+
+def _improved(fixed: Tensor, moving: Tensor, places: Tensor, size: list[int], stage: list[int]) -> Tensor:
+    """One stage: displacements are searched around ``places`` and added to them.
+
+    Args:
+        fixed, moving: descriptors ``(1, 12, ...)`` of images that were averaged over ``stage[0]`` voxels a side.
+        places: ``(D, H, W, 3)`` of the voxels of one image in the other, whose shape is ``size``.
+        stage: averaged voxels a side; every how many of those are compared; of so many compared ones a side is a cell,
+            which moves as one; how many of the averaged voxels it may move along each axis.
+    """
+    factor, stride, cell, reach = stage[0], stage[1], stage[2], stage[3]
+    coarse = _coarser(places, factor)
+    covered = within(coarse, size)
+    warped = read_at(moving, coarse, size, "border")
+    steps = _agreed(_costs(fixed, warped, covered, stride, cell, reach), reach)
+    scale = factor * stride * cell
+    shape = [places.shape[0], places.shape[1], places.shape[2]]
+    wide = F.interpolate(steps * factor, scale_factor=float(scale), mode="trilinear", align_corners=False)
+    moved = voxels(shape, places) + wide[0, :, : shape[0], : shape[1], : shape[2]].permute(1, 2, 3, 0)
+    return after(places, moved)
+
+
+def _coarser(places: Tensor, factor: int) -> Tensor:
+    if factor == 1:
+        return places
+    field = places.permute(3, 0, 1, 2)[None]
+    return F.avg_pool3d(field, factor, ceil_mode=True, count_include_pad=False)[0].permute(1, 2, 3, 0)
+
+
+def _affine(places: Tensor, every: int = 6) -> Tensor:
+    """The affine transform nearest to ``places``, outliers weighing little."""
+    size = [places.shape[0], places.shape[1], places.shape[2]]
+    grid = voxels(size, places)
+    x = grid[::every, ::every, ::every].reshape(-1, 3)
+    moved = places[::every, ::every, ::every].reshape(-1, 3) - x
+    middle = x.mean(0)
+    rows = torch.cat([x - middle, torch.ones_like(x[:, :1])], 1)
+    weight = torch.ones_like(rows[:, :1])
+    solution = torch.zeros(4, 3, device=places.device, dtype=places.dtype)
+    for _ in range(4):
+        gram = (rows * weight).T @ rows
+        stiff = 0.05 * gram.diagonal()[:3].mean() + 1e-3
+        penalty = torch.cat([stiff.expand(3), torch.full_like(stiff, 1e-6)[None]])
+        solution = torch.linalg.solve(gram + torch.diag(penalty), (rows * weight).T @ moved)
+        rest = (moved - rows @ solution).norm(2.0, 1, True)
+        weight = 1 / (1 + (rest / (rest.median() + 1e-3)).square())
+    flat = grid.reshape(-1, 3)
+    return (flat + torch.cat([flat - middle, torch.ones_like(flat[:, :1])], 1) @ solution).reshape(places.shape)
+
+
+def _fit(fixed: Tensor, moving: Tensor, places: Tensor) -> float:
+    """How well a warped image fits: mean squared local correlation, times the root of the voxels it covers."""
+    size = [moving.shape[2], moving.shape[3], moving.shape[4]]
+    coarse = _coarser(places, 2)
+    covered = within(coarse, size)[0, 0]
+    warped = read_at(moving, coarse, size, "border")[0, 0]
+    halved = F.avg_pool3d(fixed, 2, ceil_mode=True, count_include_pad=False)[0, 0]
+    return float((covered * local_correlation(warped, halved).square()).sum() / covered.sum().clamp(min=1).sqrt())
+
+
+def _aligned(fixed: Tensor, moving: Tensor, stages: Stages, centred: bool) -> Tensor:
+    d, h, w = fixed.shape[2:]
+    fixed, moving = _thick(fixed), _thick(moving)
+    size = [moving.shape[2], moving.shape[3], moving.shape[4]]
+    shape = [fixed.shape[2], fixed.shape[3], fixed.shape[4]]
+    halves = [F.avg_pool3d(image, 2, ceil_mode=True, count_include_pad=False) for image in (fixed, moving)]
+    pyramid = [[descriptors(fixed), descriptors(moving)], [descriptors(halves[0]), descriptors(halves[1])]]
+    starts = [best_shift(fixed[0, 0], moving[0, 0])]
+    if centred:
+        starts.append([(shape[i] - size[i]) // 2 for i in range(3)])
+    best, found = -1.0, voxels(shape, fixed)
+    for start in starts:
+        places = voxels(shape, fixed) - torch.tensor(start, device=fixed.device, dtype=fixed.dtype)
+        level = pyramid[stages[0][0] - 1]
+        places = _affine(_improved(level[0], level[1], places, size, stages[0]))
+        fit = _fit(fixed, moving, places)
+        if fit > best:
+            best, found = fit, places
+    for stage in stages[1:]:
+        level = pyramid[stage[0] - 1]
+        found = _improved(level[0], level[1], found, size, stage)
+    return found[:d, :h, :w]
+
+
+def align(fixed: Tensor, moving: Tensor, stages: Stages, most_voxels: int = 200_000) -> Tensor:
+    """Where every voxel of one image lies in another.
+
+    Args:
+        fixed, moving: images ``(1, 1, D, H, W)`` and ``(1, 1, d, h, w)``, of one spacing.
+        stages: ``THOROUGH`` or ``QUICK``.
+        most_voxels: larger images are averaged over 2 voxels a side.
+
+    Returns:
+        voxel indices in ``moving``, ``(D, H, W, 3)``; beyond the content of ``fixed``, where it shows nothing, the
+        displacement of its edge goes on.
+
+    Example:
+        >>> image = F.avg_pool3d(torch.rand(1, 1, 34, 34, 34), 5, 1)
+        >>> places = align(image, image[:, :, 3:], THOROUGH)
+        >>> shift = (places - voxels([30, 30, 30], image))[10:20].mean((0, 1, 2))
+        >>> bool((shift - torch.tensor([-3.0, 0, 0])).abs().max() < 0.3)
+        True
+    """
+    with torch.no_grad():
+        a, b = content(fixed[0, 0]), content(moving[0, 0])
+        first = fixed[:, :, a[0] : a[1], a[2] : a[3], a[4] : a[5]].float()
+        second = moving[:, :, b[0] : b[1], b[2] : b[3], b[4] : b[5]].float()
+        centred = len(stages) > 3
+        if max(first.numel(), second.numel()) > most_voxels:
+            halves = [F.avg_pool3d(image, 2, ceil_mode=True, count_include_pad=False) for image in (first, second)]
+            found = _finer(_aligned(halves[0], halves[1], stages, centred), first.shape[2:])
+        else:
+            found = _aligned(first, second, stages, centred)
+        shape = [fixed.shape[2], fixed.shape[3], fixed.shape[4]]
+        start = torch.tensor([a[0], a[2], a[4]], device=fixed.device, dtype=torch.float32)
+        offset = torch.tensor([b[0], b[2], b[4]], device=fixed.device, dtype=torch.float32)
+        return after(found, voxels(shape, found) - start) + offset
+
+
+def _thick(image: Tensor, side: int = 12) -> Tensor:
+    """Repeat the last voxels of ``(1, 1, D, H, W)`` until every side has ``side`` of them."""
+    missing = [max(0, side - image.shape[4 - i // 2]) if i % 2 else 0 for i in range(6)]
+    return F.pad(image, missing, mode="replicate")
+
+
+def _finer(places: Tensor, size: list[int]) -> Tensor:
+    """Places between two images that were averaged over 2 voxels a side, for the images themselves."""
+    return (after(places, (voxels(size, places) + 0.5) / 2 - 0.5) + 0.5) * 2 - 0.5

@@ -1,0 +1,252 @@
+"""Two scales: find where a structure must lie by the template of the whole volumes, then segment a window around it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from monai_hyper.data.coarse import reduce
+from monai_hyper.data.support import SupportSet
+from monai_hyper.networks.alignment import THOROUGH, align, read_at, voxels
+from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.template import make_template
+from monai_hyper.networks.unet import Target
+
+MARGIN, RIM = 1.6, 12
+"""Sides of the window: so many times the largest foreground of the support, and so many voxels."""
+
+SEEN = 0.8
+"""Share of its foreground that the others' masks must bring into the window of a volume, else there is no window."""
+
+
+class Finder(nn.Module):
+    """Where in an image the window around the foreground begins.
+
+    Args:
+        template: size of the template, ``(d, h, w)``; factor: voxels of the task's grid that are one of its.
+        window: sides of the window in voxels of the task's grid.
+    """
+
+    def __init__(self, template: tuple[int, int, int], factor: int, window: list[int]) -> None:
+        super().__init__()
+        self.factor, self.window = factor, window
+        self.stages = [list(stage) for stage in THOROUGH]
+        self.template = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
+        self.mask = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
+
+    def forward(self, image: Tensor) -> list[int]:
+        """First voxels and sides of the window in an image ``(1, 1, D, H, W)``, six numbers."""
+        size = [self.template.shape[2], self.template.shape[3], self.template.shape[4]]
+        places = align(reduce(image, self.factor), self.template, self.stages)
+        return window_of(read_at(self.mask, places, size), self.factor, self.window, image.shape[2:])
+
+
+def window_of(mask: Tensor, factor: int, window: list[int], size: list[int]) -> list[int]:
+    """The window of an image around the centre of a soft mask, or in its middle where the mask is empty.
+
+    Args:
+        mask: ``(1, 1, d, h, w)`` on a grid that is coarser by ``factor``; size: of the image.
+
+    Returns:
+        first voxels along the axes, then sides.
+
+    Example:
+        >>> window_of(torch.ones(1, 1, 4, 4, 4), 2, [4, 6, 20], [8, 8, 8])
+        [2, 1, -6, 4, 6, 20]
+    """
+    shape = [mask.shape[2], mask.shape[3], mask.shape[4]]
+    weight = mask[0, 0, :, :, :, None]
+    centre = (voxels(shape, mask) * weight).sum((0, 1, 2)) / weight.sum().clamp(min=1e-6)
+    found: list[int] = []
+    for axis in range(3):
+        middle = (float(centre[axis]) + 0.5) * factor if float(mask.sum()) > 1 else size[axis] / 2
+        found.append(int(round(middle - window[axis] / 2)))
+    return found + window
+
+
+def cut(volume: Tensor, window: list[int], beyond: str = "edge") -> Tensor:
+    """A window of volumes ``(B, C, D, H, W)``, beyond their edges the edge itself, or "zero".
+
+    Args:
+        window: see :func:`window_of`.
+    """
+    for axis in range(3):
+        index = torch.arange(window[axis], window[axis] + window[axis + 3], device=volume.device)
+        last = volume.shape[axis + 2] - 1
+        volume = volume.index_select(axis + 2, index.clamp(0, last))
+        if beyond == "zero":
+            shape = [1, 1, 1, 1, 1]
+            shape[axis + 2] = -1
+            volume = volume * ((index >= 0) & (index <= last)).view(shape).to(volume.dtype)
+    return volume
+
+
+def put(logits: Tensor, window: list[int], size: list[int]) -> Tensor:
+    """Logits of a window in a volume of ``size`` that is background everywhere else."""
+    whole = torch.full([logits.shape[0], logits.shape[1], size[0], size[1], size[2]], -15.0, device=logits.device)
+    whole[:, 0] = 0
+    low = [max(0, window[axis]) for axis in range(3)]
+    high = [max(low[axis], min(size[axis], window[axis] + window[axis + 3])) for axis in range(3)]
+    a, b, c = low[0] - window[0], low[1] - window[1], low[2] - window[2]
+    d, e, f = high[0] - low[0], high[1] - low[1], high[2] - low[2]
+    shown = logits[:, :, a : a + d, b : b + e, c : c + f].to(whole.dtype)
+    whole[:, :, low[0] : high[0], low[1] : high[1], low[2] : high[2]] = shown
+    return whole
+
+
+def confidence(logits: Tensor) -> float:
+    """The Dice that probabilities expect of themselves, mean over the foreground classes.
+
+    The expected Dice of taking the n most probable voxels is approximated by twice their mass over n plus the mass of
+    all, for the best n.
+
+    Args:
+        logits: ``(1, N, D, H, W)``, background first.
+    """
+    probability = logits.softmax(1)[0, 1:].flatten(1).double()
+    found: list[float] = []
+    for each in probability:
+        likely = each[each > 0.01].sort(descending=True).values
+        taken = torch.arange(1, likely.shape[0] + 1, device=likely.device)
+        curve = 2 * likely.cumsum(0) / (taken + each.sum())
+        found.append(float(curve.max()) if likely.shape[0] > 0 else 0.0)
+    return sum(found) / len(found)
+
+
+class Cascade(nn.Module):
+    """A finder, the network for its window, and where the window is not to be trusted one for the whole volume, too.
+
+    Of two answers the one counts that expects the higher Dice of itself. It needs no hypernetwork and no support set.
+    """
+
+    def __init__(self, finder: Finder, local: Target, whole: Target | None = None) -> None:
+        super().__init__()
+        self.finder, self.local = finder, local
+        self.whole = nn.ModuleList([] if whole is None else [whole])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid."""
+        found: list[Tensor] = []
+        for i in range(image.shape[0]):
+            one = image[i : i + 1]
+            window = self.finder(one)
+            logits = put(self.local(cut(one, window)), window, one.shape[2:])
+            for whole in self.whole:
+                other = whole(one)
+                if confidence(other) > confidence(logits):
+                    logits = other
+            found.append(logits)
+        return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class CascadeNetwork:
+    """What a support set generates at two scales: image in, logits out, see :class:`Cascade`.
+
+    Args:
+        finder: of the window.
+        local: network of windows; whole: of whole volumes, where the window is not to be trusted.
+        support: the windows of the support volumes.
+    """
+
+    finder: Finder
+    local: ConditionedNetwork
+    whole: ConditionedNetwork | None
+    support: SupportSet
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the foreground classes."""
+        return self.local.classes
+
+    def __call__(self, query: Tensor, inferer: Callable | None = None) -> Tensor:
+        """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)`` of the whole field of view.
+
+        Args:
+            inferer: how the networks are run over prepared images; default: over the whole of them at once.
+        """
+        return torch.cat([self._one(image, inferer) for image in query.split(1)])
+
+    def _one(self, image: Tensor, inferer: Callable | None) -> Tensor:
+        window = self.finder(image)
+        logits = put(self.local(cut(image, window), inferer), window, list(image.shape[2:]))
+        if self.whole is None:
+            return logits
+        return max((logits, self.whole(image, inferer)), key=confidence)
+
+    def with_local(self, local: ConditionedNetwork) -> CascadeNetwork:
+        """The same with another network of windows."""
+        return replace(self, local=local)
+
+    def materialise(self) -> Cascade:
+        """A plain module that holds the weights and knows nothing of where they came from."""
+        whole = None if self.whole is None else self.whole.materialise()
+        return Cascade(copy.deepcopy(self.finder), self.local.materialise(), whole).eval()
+
+
+@dataclass(frozen=True)
+class Local:
+    """Windows around the foreground of a support set.
+
+    Args:
+        finder: of the window in queries; support: the windows of the volumes.
+        certain: whether the others' masks brought the foreground of every volume into its window; a lone volume has no
+            others.
+    """
+
+    finder: Finder
+    support: SupportSet
+    certain: bool
+
+
+@torch.no_grad()
+def find_windows(support: SupportSet, factor: int) -> Local | None:
+    """Windows of a support set, None where the others' masks do not tell where a volume's foreground is.
+
+    Args:
+        factor: the template is coarser than the task's grid by so much.
+    """
+    template = make_template(support.coarser(factor), THOROUGH)
+    sizes = support.extents.tolist()
+    volumes = [
+        (support.images[k : k + 1, :, :d, :h, :w], support.labels[k : k + 1, :, :d, :h, :w])
+        for k, (d, h, w) in enumerate(sizes)
+    ]
+    masks = [reduce((labels > 0).float(), factor) for _, labels in volumes]
+    gathered = [template.gathered(k, mask) for k, mask in enumerate(masks)]
+    covered = [template.covered(k) for k in range(support.shots)]
+    total, count = sum(gathered), sum(covered)
+    window = _sides([labels for _, labels in volumes], sizes)
+    seen, windows = [], []
+    for k, (_, labels) in enumerate(volumes):
+        others = (total - gathered[k]) / (count - covered[k]).clamp(min=1)
+        guess = window_of(template.spread(k, others), factor, window, sizes[k])
+        true = window_of((labels > 0).float(), 1, window, sizes[k])
+        share = float((cut(labels, guess) > 0).sum() / (labels > 0).sum().clamp(min=1))
+        use = support.shots > 1 and share >= SEEN
+        windows.append(guess if use else true)
+        seen.append(share)
+    if support.shots > 1 and sum(seen) / len(seen) < SEEN:
+        return None
+    finder = Finder(tuple(template.size), factor, window).to(template.image.device)
+    finder.template.copy_(template.image)
+    finder.mask.copy_(total / count.clamp(min=1))
+    return Local(finder, _windowed(support, volumes, windows), support.shots > 1)
+
+
+def _sides(labels: list[Tensor], sizes: list[list[int]]) -> list[int]:
+    """Sides of the window of a support set; not longer than its volumes are on average."""
+    places = [(label[0, 0] > 0).nonzero() for label in labels]
+    largest = torch.stack([found.amax(0) - found.amin(0) + 1 for found in places if len(found)]).amax(0).tolist()
+    mean = [sum(sides) // len(sizes) for sides in zip(*sizes)]
+    return [min(most, int(MARGIN * side + RIM)) for most, side in zip(mean, largest)]
+
+
+def _windowed(support: SupportSet, volumes: list[tuple[Tensor, Tensor]], windows: list[list[int]]) -> SupportSet:
+    images = torch.cat([cut(image, window) for (image, _), window in zip(volumes, windows)])
+    labels = torch.cat([cut(label, window, "zero") for (_, label), window in zip(volumes, windows)])
+    return replace(support, images=images, labels=labels, extents=None)

@@ -1,0 +1,97 @@
+"""A target network with generated weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from monai_hyper.data.coarse import reduce
+from monai_hyper.networks.alignment import THOROUGH, Stages
+from monai_hyper.networks.functional import bind, enlarge
+from monai_hyper.networks.unet import Target, prepare
+from monai_hyper.types import Weights
+
+
+class ConditionedNetwork:
+    """A target network with the weights of one task: image in, logits out.
+
+    Args:
+        target: the network that the weights belong to.
+        weights: one tensor per parameter of ``target``.
+        classes: names of the foreground classes, in the order of the output channels after the background.
+    """
+
+    def __init__(self, target: Target, weights: Weights, classes: tuple[str, ...]) -> None:
+        self.weights, self.classes = weights, classes
+        self._target = target
+        prefix = "reader."
+        reader = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+        self._reader: Callable[[Tensor], Tensor] = bind(target.reader, reader)
+
+    def __call__(self, query: Tensor, inferer: Callable | None = None) -> Tensor:
+        """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)`` of the whole field of view.
+
+        Args:
+            inferer: how to run over prepared images, called with them and :meth:`apply_to`; default: all at once.
+        """
+        prepared = self.prepare(query)
+        logits = self.apply_to(prepared) if inferer is None else inferer(prepared, self.apply_to)
+        return enlarge(logits, self.factor, list(query.shape[2:]))
+
+    @property
+    def factor(self) -> int:
+        """Side of the cubes of voxels that the network sees as one."""
+        return self._target.factor
+
+    def prepare(self, query: Tensor) -> Tensor:
+        """Align images of the whole field of view and put the prior beside them, see
+        :func:`monai_hyper.networks.unet.prepare`, on the grid that the network works on."""
+        fields = (self.weights[name] for name in ("template", "prior", "masks"))
+        return prepare(reduce(query, self.factor), *fields, self._target.stages)
+
+    def apply_to(self, prepared: Tensor) -> Tensor:
+        """Logits of prepared images, or of windows of them."""
+        return self._reader(prepared)
+
+    def replaced(self, weights: Weights) -> ConditionedNetwork:
+        """The same network with other values for some of its weights.
+
+        Raises:
+            ValueError: if a weight has no parameter of that name and shape.
+        """
+        return ConditionedNetwork(self._target, self.weights | weights, self.classes)
+
+    def materialise(self) -> Target:
+        """A plain module that holds the weights and knows nothing of where they came from."""
+        target = copy.deepcopy(self._target)  # the body is shared with the model that generated the weights
+        target.load_state_dict({name: weight.detach() for name, weight in self.weights.items()})
+        return target.eval()
+
+
+def assemble(
+    body: nn.Module,
+    classes: tuple[str, ...],
+    fields: dict[str, Tensor],
+    weights: Weights,
+    heads: list[Tensor],
+    bias: Tensor,
+    factor: int = 1,
+    stages: Stages = THOROUGH,
+) -> ConditionedNetwork:
+    """Put the parts of a network together.
+
+    Args:
+        body: the network that ``weights`` belong to.
+        classes: names of the ``n`` foreground classes.
+        fields: "template" ``(1, 1, d, h, w)``, "masks" ``(1, n, d, h, w)`` and "prior" ``(1, P, d', h', w')``.
+        heads: read-out of every feature scale and of the masks, ``(n, C_i)`` each; bias: ``(n,)``.
+        factor, stages: see :class:`Target`.
+    """
+    sizes = fields["template"].shape[2:], fields["prior"].shape[1:]
+    target = Target(body, len(classes), *sizes, factor, stages)
+    found = fields | {f"reader.body.{name}": weight for name, weight in weights.items()}
+    found |= {"reader.mask_head.bias": bias, "reader.mask_head.weight": heads[-1][..., None, None, None]}
+    found |= {f"reader.head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}
+    return ConditionedNetwork(target, found, classes)
