@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, repeat
 
 import torch
 from monai.metrics import compute_dice
@@ -12,7 +13,9 @@ from torch import Tensor
 from monai_hyper.data.support import SupportSet
 from monai_hyper.methods.fitting import Budget, annotated_loss, descend, random_patch, random_shot
 from monai_hyper.networks.alignment import THOROUGH
-from monai_hyper.networks.model import ConditionedNetwork, HyperModel
+from monai_hyper.networks.cascade import CascadeNetwork
+from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.template import make_template
 
 RATE = 0.03
@@ -49,7 +52,7 @@ class Polish:
     def __init__(self, model: HyperModel, steps: int = 50) -> None:
         self.model, self.budget = model, Budget(steps=steps)
 
-    def fit(self, support: SupportSet) -> ConditionedNetwork:
+    def fit(self, support: SupportSet) -> ConditionedNetwork | CascadeNetwork:
         """Generate the network of a support set and polish it."""
         return next(self.polished(support, [self.best_steps(support)]))
 
@@ -63,10 +66,21 @@ class Polish:
         ]
         return choices[int(torch.tensor(scores).mean(0).argmax())] if scores else choices[-1]
 
-    def polished(self, support: SupportSet, choices: Sequence[int]) -> Iterator[ConditionedNetwork]:
+    def polished(self, support: SupportSet, choices: Sequence[int]) -> Iterator[ConditionedNetwork | CascadeNetwork]:
         """Networks of one support set after each number of steps, in rising order."""
         with torch.no_grad():
             network = self.model.condition(support)
+        if isinstance(network, ConditionedNetwork):
+            yield from self._path(network, support, choices)
+            return
+        path = self._path(network.local, network.support, choices)
+        whole = repeat(None) if network.whole is None else self._path(network.whole, support, choices)
+        yield from (replace(network, local=near, whole=far) for near, far in zip(path, whole))
+
+    def _path(
+        self, network: ConditionedNetwork, support: SupportSet, choices: Sequence[int]
+    ) -> Iterator[ConditionedNetwork]:
+        """One generated network and the support set that it was generated from."""
         learned = {
             name: w.detach().clone().requires_grad_() for name, w in network.weights.items() if "reader." in name
         }

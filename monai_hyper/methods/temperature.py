@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
+from monai_hyper.networks.cascade import CascadeNetwork
 from monai_hyper.networks.model import HyperModel
 
 _REGION = 7
@@ -36,7 +37,9 @@ class Temperature:
     @torch.no_grad()
     def fit(self, support: SupportSet) -> Callable[[Tensor], Tensor]:
         """Generate the network of a support set and its temperature."""
-        network, own_logits = self.model.generate(support)
+        network = self.model.condition(support)
+        support = network.support if isinstance(network, CascadeNetwork) else support
+        _, own_logits = self.model.generate(support)
         samples = []
         for (shots, logits), (_, _, labels) in zip(own_logits(), support.volumes()):
             samples += [judged(logits[i], labels[i], support.annotated[shot]) for i, shot in enumerate(shots)]

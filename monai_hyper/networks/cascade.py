@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from monai_hyper.data.coarse import reduce
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.alignment import THOROUGH, align, read_at, voxels
+from monai_hyper.networks.confidence import confidence
 from monai_hyper.networks.network import ConditionedNetwork
-from monai_hyper.networks.template import make_template
+from monai_hyper.networks.template import Template
 from monai_hyper.networks.unet import Target
 
 MARGIN, RIM = 1.6, 12
 """Sides of the window: so many times the largest foreground of the support, and so many voxels."""
 
 SEEN = 0.8
-"""Share of its foreground that the others' masks must bring into the window of a volume, else there is no window."""
+"""Share of its foreground that the others' masks must bring into the window of a volume, else it was not found."""
 
 
 class Finder(nn.Module):
@@ -98,25 +99,6 @@ def put(logits: Tensor, window: list[int], size: list[int]) -> Tensor:
     return whole
 
 
-def confidence(logits: Tensor) -> float:
-    """The Dice that probabilities expect of themselves, mean over the foreground classes.
-
-    The expected Dice of taking the n most probable voxels is approximated by twice their mass over n plus the mass of
-    all, for the best n.
-
-    Args:
-        logits: ``(1, N, D, H, W)``, background first.
-    """
-    probability = logits.softmax(1)[0, 1:].flatten(1).double()
-    found: list[float] = []
-    for each in probability:
-        likely = each[each > 0.01].sort(descending=True).values
-        taken = torch.arange(1, likely.shape[0] + 1, device=likely.device)
-        curve = 2 * likely.cumsum(0) / (taken + each.sum())
-        found.append(float(curve.max()) if likely.shape[0] > 0 else 0.0)
-    return sum(found) / len(found)
-
-
 class Cascade(nn.Module):
     """A finder, the network for its window, and where the window is not to be trusted one for the whole volume, too.
 
@@ -151,12 +133,14 @@ class CascadeNetwork:
         finder: of the window.
         local: network of windows; whole: of whole volumes, where the window is not to be trusted.
         support: the windows of the support volumes.
+        expected_dice: of the support volumes by each other.
     """
 
     finder: Finder
     local: ConditionedNetwork
     whole: ConditionedNetwork | None
     support: SupportSet
+    expected_dice: float
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -178,10 +162,6 @@ class CascadeNetwork:
             return logits
         return max((logits, self.whole(image, inferer)), key=confidence)
 
-    def with_local(self, local: ConditionedNetwork) -> CascadeNetwork:
-        """The same with another network of windows."""
-        return replace(self, local=local)
-
     def materialise(self) -> Cascade:
         """A plain module that holds the weights and knows nothing of where they came from."""
         whole = None if self.whole is None else self.whole.materialise()
@@ -194,23 +174,22 @@ class Local:
 
     Args:
         finder: of the window in queries; support: the windows of the volumes.
-        certain: whether the others' masks brought the foreground of every volume into its window; a lone volume has no
-            others.
+        found: whether the others' masks brought the foreground of a volume into its window, ``(K,)``; where not, the
+            window lies around the foreground itself.
     """
 
     finder: Finder
     support: SupportSet
-    certain: bool
+    found: Tensor
 
 
 @torch.no_grad()
-def find_windows(support: SupportSet, factor: int) -> Local | None:
-    """Windows of a support set, None where the others' masks do not tell where a volume's foreground is.
+def find_windows(support: SupportSet, template: Template, factor: int) -> Local:
+    """Windows of a support set, where the others' masks tell that a volume's foreground is.
 
     Args:
-        factor: the template is coarser than the task's grid by so much.
+        template: of the support set; factor: it is coarser than the task's grid by so much.
     """
-    template = make_template(support.coarser(factor), THOROUGH)
     sizes = support.extents.tolist()
     volumes = [
         (support.images[k : k + 1, :, :d, :h, :w], support.labels[k : k + 1, :, :d, :h, :w])
@@ -221,21 +200,17 @@ def find_windows(support: SupportSet, factor: int) -> Local | None:
     covered = [template.covered(k) for k in range(support.shots)]
     total, count = sum(gathered), sum(covered)
     window = _sides([labels for _, labels in volumes], sizes)
-    seen, windows = [], []
+    found, windows = [], []
     for k, (_, labels) in enumerate(volumes):
         others = (total - gathered[k]) / (count - covered[k]).clamp(min=1)
         guess = window_of(template.spread(k, others), factor, window, sizes[k])
-        true = window_of((labels > 0).float(), 1, window, sizes[k])
-        share = float((cut(labels, guess) > 0).sum() / (labels > 0).sum().clamp(min=1))
-        use = support.shots > 1 and share >= SEEN
-        windows.append(guess if use else true)
-        seen.append(share)
-    if support.shots > 1 and sum(seen) / len(seen) < SEEN:
-        return None
+        share = float((cut(labels, guess, "zero") > 0).sum() / (labels > 0).sum().clamp(min=1))
+        found.append(support.shots > 1 and share >= SEEN)
+        windows.append(guess if found[-1] else window_of((labels > 0).float(), 1, window, sizes[k]))
     finder = Finder(tuple(template.size), factor, window).to(template.image.device)
     finder.template.copy_(template.image)
     finder.mask.copy_(total / count.clamp(min=1))
-    return Local(finder, _windowed(support, volumes, windows), support.shots > 1)
+    return Local(finder, _windowed(support, volumes, windows), torch.tensor(found))
 
 
 def _sides(labels: list[Tensor], sizes: list[list[int]]) -> list[int]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from monai_hyper.data.support import SupportSet, shots_by_size
 from monai_hyper.networks.alignment import QUICK, THOROUGH
 from monai_hyper.networks.cascade import CascadeNetwork, find_windows
+from monai_hyper.networks.confidence import own_dice
 from monai_hyper.networks.context import ContextEncoder
 from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.generator import generator_for
@@ -137,17 +138,32 @@ class HyperModel(nn.Module):
     def condition(self, support: SupportSet) -> ConditionedNetwork | CascadeNetwork:
         """Generate the network of a task.
 
-        It looks at a window around the foreground where the support volumes tell each other where that is, and at the
-        whole volume where they do not. A lone volume has nobody to ask: its network looks at both.
+        Two are generated, one for whole volumes and one for windows around the foreground, see :class:`Cascade`. The
+        one by which the support volumes segment each other better is taken. A lone volume has nobody to ask: its
+        network has both, and asks itself for every query.
         """
-        found = find_windows(support, working_factor(support))
-        if found is None:
-            return self.generate(support)[0]
-        whole = None if found.certain else self.generate(support)[0]
-        return CascadeNetwork(found.finder, self.generate(found.support)[0], whole, found.support)
+        factor = working_factor(support)
+        template = make_template(support.coarser(factor), THOROUGH)
+        whole, whole_logits = self.generate(support, template)
+        found = find_windows(support, template, factor)
+        local, local_logits = self.generate(found.support)
+        by_whole = own_dice(whole_logits(), support, support)
+        by_local = own_dice(local_logits(), found.support, support)
+        if support.shots == 1:
+            return CascadeNetwork(found.finder, local, whole, found.support, float(by_local))
+        by_local = by_local * found.found
+        if float(by_local.mean()) >= float(by_whole.mean()):
+            return CascadeNetwork(found.finder, local, None, found.support, float(by_local.mean()))
+        whole.expected_dice = float(by_whole.mean())
+        return whole
 
-    def generate(self, support: SupportSet) -> tuple[ConditionedNetwork, Callable[[], list[tuple[list[int], Tensor]]]]:
-        """Generate the network of a task, and a way to see what it says about its own support.
+    def generate(
+        self, support: SupportSet, template: Template | None = None
+    ) -> tuple[ConditionedNetwork, Callable[[], list[tuple[list[int], Tensor]]]]:
+        """Generate the network of a task at one scale, and a way to see what it says about its own support.
+
+        Args:
+            template: of the support set on the grid that its network works on, where it is there already.
 
         Returns:
             the network, and a function that gives leave-one-out logits of the support volumes, as
@@ -158,7 +174,7 @@ class HyperModel(nn.Module):
         support = support.coarser(factor)
         generator = None if self.training else torch.Generator().manual_seed(0)
         stages = QUICK if self.training else THOROUGH
-        reading = self.read(support, make_template(support, stages), generator)
+        reading = self.read(support, make_template(support, stages) if template is None else template, generator)
         body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
         read = bind(self.body, body)
         features = [

@@ -21,10 +21,14 @@ class ConditionedNetwork:
         target: the network that the weights belong to.
         weights: one tensor per parameter of ``target``.
         classes: names of the foreground classes, in the order of the output channels after the background.
+
+    Attributes:
+        expected_dice: of the support volumes by each other, where that is known.
     """
 
     def __init__(self, target: Target, weights: Weights, classes: tuple[str, ...]) -> None:
         self.weights, self.classes = weights, classes
+        self.expected_dice: float | None = None
         self._target = target
         prefix = "reader."
         reader = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}

@@ -97,9 +97,9 @@ def test_materialised_state_loads_without_pickled_objects(model, make_support, q
     assert torch.equal(empty(query), plain(query))
 
 
-def test_applying_to_a_prepared_image_equals_calling(model, make_support, query):
+def test_an_inferer_that_does_nothing_changes_nothing(model, make_support, query):
     network = model.condition(make_support(2, classes=2))
-    assert torch.equal(network.finish(network.apply_to(network.prepare(query)), query), network(query))
+    assert torch.equal(network(query, lambda prepared, apply: apply(prepared)), network(query))
 
 
 def test_large_volumes_are_seen_on_a_coarser_grid(model, make_support, monkeypatch):
@@ -108,7 +108,7 @@ def test_large_volumes_are_seen_on_a_coarser_grid(model, make_support, monkeypat
     network, own_logits = model.generate(support)
     assert network.factor == 2
     assert_same(network.materialise()(query), network(query), 1e-4)
-    coarse = model.condition(support.coarser(2))
+    coarse, _ = model.generate(support.coarser(2))
     assert coarse.factor == 1, "the coarser volumes are small enough"
     small = coarse(torch.nn.functional.avg_pool3d(query, 2, ceil_mode=True, count_include_pad=False))
     expected = torch.nn.functional.interpolate(small, scale_factor=2.0, mode="trilinear")[..., :41, :43, :40]

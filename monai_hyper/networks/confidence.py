@@ -1,0 +1,52 @@
+"""What Dice can be expected, before any truth is seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monai_hyper.data.support import SupportSet
+
+
+def confidence(logits: Tensor) -> float:
+    """The Dice that probabilities expect of themselves, mean over the foreground classes.
+
+    The expected Dice of taking the n most probable voxels is approximated by twice their mass over n plus the mass of
+    all, for the best n.
+
+    Args:
+        logits: ``(1, N, D, H, W)``, background first.
+    """
+    probability = logits.softmax(1)[0, 1:].flatten(1).double()
+    found: list[float] = []
+    for each in probability:
+        likely = each[each > 0.01].sort(descending=True).values
+        taken = torch.arange(1, likely.shape[0] + 1, device=likely.device)
+        curve = 2 * likely.cumsum(0) / (taken + each.sum())
+        found.append(float(curve.max()) if likely.shape[0] > 0 else 0.0)
+    return sum(found) / len(found)
+
+
+def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, whole: SupportSet) -> Tensor:
+    """How well the volumes of a support set are segmented by the others, mean over annotated classes, ``(K,)``.
+
+    Args:
+        own_logits: shots and leave-one-out logits of their volumes, ``(k, N, d, h, w)``.
+        support: the volumes that the logits belong to.
+        whole: those they were cut out of, or the same: foreground beyond the window is missed.
+    """
+    scores = torch.zeros(support.shots)
+    for (shots, logits), (_, _, labels) in zip(own_logits, support.volumes()):
+        predicted = logits.argmax(1, keepdim=True)
+        for i, shot in enumerate(shots):
+            d, h, w = whole.extents[shot].tolist()
+            true = whole.labels[shot, :, :d, :h, :w]
+            classes = [c + 1 for c, known in enumerate(whole.annotated[shot].tolist()) if known]
+            found = [
+                2
+                * float(((predicted[i] == c) & (labels[i] == c)).sum())
+                / max(1.0, float((predicted[i] == c).sum() + (true == c).sum()))
+                for c in classes
+            ]
+            scores[shot] = sum(found) / len(found) if found else 0.0
+    return scores
