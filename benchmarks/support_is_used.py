@@ -1,6 +1,6 @@
 """Does the network read its support? Dice with the support's masks moved, and with noise for its images.
 
-    python benchmarks/support_is_used.py --data ../shared/data/hippocampus_mr
+python benchmarks/support_is_used.py --data ../shared/data/hippocampus_mr
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def moved(support: SupportSet) -> Tensor:
     return labels
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--values", type=int, nargs="+", default=[1, 2], help="label values that make the foreground")
-    arguments = parser.parse_args()
-    values = tuple(arguments.values)
-    episode = draw_episodes(list_cases(arguments.data, "select"), 4, 40, 1, 0)[0]
+def support_is_used(data: Path, values: tuple[int, ...]) -> dict[str, float]:
+    """Mean Dice with the support as it is, with moved masks, with noise for images, and of the mean mask.
+
+    Args:
+        data: folder with a list ``select``; values: of the label maps that make the foreground.
+    """
+    episode = draw_episodes(list_cases(data, "select"), 4, 40, 1, 0)[0]
     pairs = [binary_pair(case, values) for case in episode.support]
     plan = make_plan(pairs, ClassTable((1,), ("foreground",)))
     support = support_from_pairs(pairs, plan)
@@ -62,8 +62,16 @@ def main() -> None:
         for name, network in networks.items():
             with torch.no_grad():
                 scores[name] += dice_per_class(postprocess(network(prepared)[0], plan, image), label, (1,))
-    for name, found in scores.items():
-        print(f"{name:20} {np.mean(found):.3f}")
+    return {name: float(np.mean(found)) for name, found in scores.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--values", type=int, nargs="+", default=[1, 2], help="label values that make the foreground")
+    arguments = parser.parse_args()
+    for name, score in support_is_used(arguments.data, tuple(arguments.values)).items():
+        print(f"{name:20} {score:.3f}")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def segment(
     """Segment volumes after the example of a folder of annotated ones.
 
     Writes for every query NAME a label map ``NAME.nii.gz``, an overview ``NAME.png`` and ``NAME.json`` (volumes in
-    ml, timings, preparation, versions). Nothing is written unless every query succeeds.
+    ml, expected Dice, timings, preparation, versions). Nothing is written unless every query succeeds.
 
     Returns:
         the contents of the JSON files.
@@ -100,6 +100,8 @@ def segment(
     support_set, plan = read_support(support, classes=classes, absent_means=absent_means)
     segmenter = Segmenter(weights, device).fit(support_set, plan)
     progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
+    if segmenter.expected_dice_ is not None:
+        progress(f"expected Dice, of the examples by each other: {segmenter.expected_dice_:.2f}")
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=".segment-") as beside:
         reports = [segment_one(segmenter, path, Path(beside), support_set.shots, progress) for path in queries]
@@ -126,6 +128,7 @@ def segment_one(segmenter: Segmenter, path: Path, folder: Path, shots: int, prog
         "query": path.name,
         "volumes_ml": volumes_ml(label, plan.classes, plan.values),
         "shots": shots,
+        "expected_dice": segmenter.expected_dice_,
         "seconds": {"generate_network": segmenter.fit_seconds_, "segment": seconds},
         "warnings": [warning] if warning else [],
         "preparation": plan.to_dict(),

@@ -29,6 +29,7 @@ class Segmenter:
         plan_: how volumes are prepared, after :meth:`fit`.
         classes_: names of the foreground classes, after :meth:`fit`.
         fit_seconds_: duration of the generation of the network, s.
+        expected_dice_: of the support volumes by each other, mean over volumes and classes; None for a lone volume.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -63,6 +64,7 @@ class Segmenter:
         begun = time.perf_counter()
         self.network_: ConditionedNetwork | CascadeNetwork = self.model.condition(support.to(self.device))
         self.fit_seconds_ = time.perf_counter() - begun
+        self.expected_dice_ = self.network_.expected_dice if support.shots > 1 else None
         self.plan_, self.classes_ = plan, plan.classes
         return self
 

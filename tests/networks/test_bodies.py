@@ -26,11 +26,11 @@ def _segresnet() -> HeadlessNetwork:
 def test_monai_networks_are_conditioned_and_segment(body, perturbed, make_support, query):
     torch.manual_seed(2)
     model = perturbed(HyperModel(body(), embedding_dim=32))
-    network = model.condition(make_support(2, classes=2))
+    network, _ = model.generate(make_support(2, classes=2))
     logits = network(query)
     assert logits.shape == (1, 3, *query.shape[2:])
     assert bool(torch.isfinite(logits).all())
-    other = model.condition(make_support(2, classes=2, size=(36, 33, 32)))
+    other, _ = model.generate(make_support(2, classes=2, size=(36, 33, 32)))
     changed = [n for n, w in network.weights.items() if ".body." in n and not torch.equal(w, other.weights[n])]
     assert len(changed) > 10
     assert float((network.materialise()(query) - logits).abs().max()) <= 1e-4 * float(logits.abs().max())

@@ -35,14 +35,14 @@ def test_mixed_convolution_equals_mixing_convolving_mixing():
 
 def test_at_first_the_generated_weights_are_the_body_s_own(make_support):
     model = HyperModel().eval()
-    weights = model.condition(make_support(2)).weights
+    weights = model.generate(make_support(2))[0].weights
     for name, own in model.body.named_parameters():
         assert torch.equal(weights[f"reader.body.{name}"], own), name
 
 
 def test_later_they_depend_on_the_task(model, make_support):
-    weights = model.condition(make_support(2)).weights
-    others = model.condition(make_support(2, size=(36, 32, 32))).weights
+    weights = model.generate(make_support(2))[0].weights
+    others = model.generate(make_support(2, size=(36, 32, 32)))[0].weights
     for name, own in model.body.named_parameters():
         if name in model.hypernetwork.convolutions:
             assert not torch.equal(weights[f"reader.body.{name}"], own), name
