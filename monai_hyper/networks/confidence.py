@@ -28,14 +28,15 @@ def confidence(logits: Tensor) -> float:
 
 
 def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, whole: SupportSet) -> Tensor:
-    """How well the volumes of a support set are segmented by the others, mean over annotated classes, ``(K,)``.
+    """How well the volumes of a support set are segmented by the others, mean over the classes that each shows,
+    ``(K,)``; not a number where a volume shows none.
 
     Args:
         own_logits: shots and leave-one-out logits of their volumes, ``(k, N, d, h, w)``.
         support: the volumes that the logits belong to.
         whole: those they were cut out of, or the same: foreground beyond the window is missed.
     """
-    scores = torch.zeros(support.shots)
+    scores = torch.full((support.shots,), torch.nan)
     for (shots, logits), (_, _, labels) in zip(own_logits, support.volumes()):
         predicted = logits.argmax(1, keepdim=True)
         for i, shot in enumerate(shots):
@@ -43,10 +44,11 @@ def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, wh
             true = whole.labels[shot, :, :d, :h, :w]
             classes = [c + 1 for c, known in enumerate(whole.annotated[shot].tolist()) if known]
             found = [
-                2
-                * float(((predicted[i] == c) & (labels[i] == c)).sum())
-                / max(1.0, float((predicted[i] == c).sum() + (true == c).sum()))
+                2 * float(((predicted[i] == c) & (labels[i] == c)).sum())
+                / float((predicted[i] == c).sum() + (true == c).sum())
                 for c in classes
-            ]
-            scores[shot] = sum(found) / len(found) if found else 0.0
+                if bool((true == c).any())
+            ]  # fmt: skip
+            if found:
+                scores[shot] = sum(found) / len(found)
     return scores

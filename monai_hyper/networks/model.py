@@ -151,10 +151,10 @@ class HyperModel(nn.Module):
         by_local = own_dice(local_logits(), found.support, support)
         if support.shots == 1:
             return CascadeNetwork(found.finder, local, whole, found.support, float(by_local))
-        by_local = by_local * found.found
-        if float(by_local.mean()) >= float(by_whole.mean()):
-            return CascadeNetwork(found.finder, local, None, found.support, float(by_local.mean()))
-        whole.expected_dice = float(by_whole.mean())
+        here, everywhere = float((by_local * found.found).nanmean()), float(by_whole.nanmean())
+        if here >= everywhere:
+            return CascadeNetwork(found.finder, local, None, found.support, here)
+        whole.expected_dice = everywhere
         return whole
 
     def generate(
@@ -226,8 +226,8 @@ class HyperModel(nn.Module):
         found = torch.cat([template.spread(shot, field[shot : shot + 1]) for field in (priors, masks)], 1)
         if bool(known.all()):
             return found
-        alone = support.subset([shot])
-        ((_, image, labels),) = alone.volumes()
+        d, h, w = support.extents[shot].tolist()
+        image, labels = (v[shot : shot + 1, :, :d, :h, :w] for v in (support.images, support.labels))
         each = torch.cat([(labels == c + 1).float() for c in range(len(support.classes))], 1)
         copy, copied = warped(image, each, generator)
         prior = F.interpolate(

@@ -184,6 +184,19 @@ def test_a_class_of_some_volumes_only_gets_a_network(model, make_support, query)
     assert not torch.allclose(logits[:, 2], told_absent[:, 2])
 
 
+def test_a_class_of_one_volume_only_may_be_the_only_one_annotated_there(model, make_support, query):
+    annotated = torch.tensor([[True, False], [True, False], [False, True]])
+    assert bool(torch.isfinite(model(query, make_support(3, classes=2, annotated=annotated))).all())
+
+
+def test_a_volume_that_shows_nothing_is_a_support_volume_too(model, make_support, query):
+    support = make_support(3)
+    labels = support.labels.clone()
+    labels[0] = 0
+    network = model.condition(replace(support, labels=labels))
+    assert bool(torch.isfinite(network(query)).all()) and 0 <= network.expected_dice <= 1
+
+
 @torch.enable_grad()
 def test_every_parameter_receives_a_gradient_after_two_steps(make_support):
     model = HyperModel().train()
