@@ -128,7 +128,7 @@ def crossover(found: dict[str, Path]) -> list[str]:
             for method, by_shots in summary["scores"].items():
                 lines.append(f"| {method} | " + " | ".join(cell(e["mean"]) for e in by_shots.values()) + " |")
             lines.append("")
-    return ["## Many shots, whole hippocampus", "", "Beyond 16 volumes, `hyper` averages the embeddings of subsets.",
+    return ["## Many shots, whole hippocampus", "", "Beyond 16 volumes, `hyper` takes the mean of all tokens, as below.",
             "", *lines] if lines else []  # fmt: skip
 
 
