@@ -128,7 +128,7 @@ def crossover(found: dict[str, Path]) -> list[str]:
             for method, by_shots in summary["scores"].items():
                 lines.append(f"| {method} | " + " | ".join(cell(e["mean"]) for e in by_shots.values()) + " |")
             lines.append("")
-    return ["## Many shots, whole hippocampus", "", "Beyond 16 volumes, `hyper` takes the mean of all tokens, as below.",
+    return ["## Many shots, whole hippocampus", "", "Beyond 16 volumes `hyper` takes the mean of all tokens, too.",
             "", *lines] if lines else []  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def calibration_lines(rows: dict[str, list[Result]]) -> list[str]:
         for k, entry in calibration(found).get("hyper", {}).items():
             cells = [entry[m][when] for m in ("ece", "brier") for when in ("before", "after")]
             lines.append(f"| {name} | {k} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |")
-    return [*lines, ""]
+    return [*lines, ""] if len(lines) > 6 else []  # without the temperature there is nothing to compare
 
 
 def robustness_lines(title: str, plain: list[Result], shifted: dict[str, list[Result]]) -> list[str]:

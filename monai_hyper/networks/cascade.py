@@ -214,10 +214,12 @@ def find_windows(support: SupportSet, template: Template, factor: int) -> Local:
 
 
 def _sides(labels: list[Tensor], sizes: list[list[int]]) -> list[int]:
-    """Sides of the window of a support set; not longer than its volumes are on average."""
-    places = [(label[0, 0] > 0).nonzero() for label in labels]
-    largest = torch.stack([found.amax(0) - found.amin(0) + 1 for found in places if len(found)]).amax(0).tolist()
+    """Sides of the window of a support set; not longer than the volumes' mean, and just that if all are empty."""
     mean = [sum(sides) // len(sizes) for sides in zip(*sizes)]
+    extents = [found.amax(0) - found.amin(0) + 1 for found in ((x[0, 0] > 0).nonzero() for x in labels) if len(found)]
+    if not extents:
+        return mean
+    largest = torch.stack(extents).amax(0).tolist()
     return [min(most, int(MARGIN * side + RIM)) for most, side in zip(mean, largest)]
 
 

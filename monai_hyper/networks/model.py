@@ -152,7 +152,7 @@ class HyperModel(nn.Module):
         if support.shots == 1:
             return CascadeNetwork(found.finder, local, whole, found.support, float(by_local))
         here, everywhere = float((by_local * found.found).nanmean()), float(by_whole.nanmean())
-        if here >= everywhere:
+        if here >= everywhere:  # never where all volumes are empty: no number is larger than none
             return CascadeNetwork(found.finder, local, None, found.support, here)
         whole.expected_dice = everywhere
         return whole

@@ -197,6 +197,14 @@ def test_a_volume_that_shows_nothing_is_a_support_volume_too(model, make_support
     assert bool(torch.isfinite(network(query)).all()) and 0 <= network.expected_dice <= 1
 
 
+@pytest.mark.parametrize("shots", [1, 2])
+def test_empty_masks_everywhere_still_give_a_network(model, make_support, query, shots):
+    """As when polish leaves out the volumes that show the structure."""
+    support = make_support(shots)
+    logits = model(query, replace(support, labels=torch.zeros_like(support.labels)))
+    assert logits.shape == (1, 2, *query.shape[2:]) and bool(torch.isfinite(logits).all())
+
+
 @torch.enable_grad()
 def test_every_parameter_receives_a_gradient_after_two_steps(make_support):
     model = HyperModel().train()
