@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from monai_hyper.networks.confidence import dice_curve
 
 _JUST_BELOW = 1 - 1e-5  # so that voxels at the threshold itself are taken
 
@@ -16,8 +17,7 @@ def best_threshold(probability: Tensor) -> float:
 
     Dice forgives little that is found too much and a lot that is missed, so the best threshold is half of the Dice that
     can be expected, and one half only where everything is certain: Lipton et al., "Optimal Thresholding of Classifiers
-    to Maximize F1 Measure", 2014, https://arxiv.org/abs/1402.1892. The expected Dice of taking the n most probable
-    voxels is approximated by twice their mass over n plus the mass of all.
+    to Maximize F1 Measure", 2014, https://arxiv.org/abs/1402.1892.
 
     Args:
         probability: of one class against everything else, any shape.
@@ -30,9 +30,7 @@ def best_threshold(probability: Tensor) -> float:
         >>> round(best_threshold(certain), 3), round(best_threshold(unsure), 3)
         (0.5, 0.4)
     """
-    candidates = probability[probability >= LOWEST].flatten().sort(descending=True).values
+    candidates, expected = dice_curve(probability, LOWEST)
     if not len(candidates):
         return 0.5
-    taken = torch.arange(1, len(candidates) + 1, device=candidates.device)
-    expected = 2 * candidates.double().cumsum(0) / (taken + probability.double().sum())
     return min(0.5, _JUST_BELOW * float(candidates[int(expected.argmax())]))

@@ -64,7 +64,7 @@ class Segmenter:
         begun = time.perf_counter()
         self.network_: ConditionedNetwork | CascadeNetwork = self.model.condition(support.to(self.device))
         self.fit_seconds_ = time.perf_counter() - begun
-        self.expected_dice_ = self.network_.expected_dice if support.shots > 1 else None
+        self.expected_dice_ = self.network_.expected_dice
         self.plan_, self.classes_ = plan, plan.classes
         return self
 

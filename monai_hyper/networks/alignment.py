@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_hyper.data.coarse import reduce
+from monai_hyper.networks.functional import enlarge, pad_small
+
 Stages = list[list[int]]
 """Averaged voxels a side, stride, cell and reach of every stage, see :func:`_improved`; the first one is affine."""
 
@@ -264,16 +267,11 @@ def _improved(fixed: Tensor, moving: Tensor, places: Tensor, size: list[int], st
     steps = _agreed(_costs(fixed, warped, covered, stride, cell, reach), reach)
     scale = factor * stride * cell
     shape = [places.shape[0], places.shape[1], places.shape[2]]
-    wide = F.interpolate(steps * factor, scale_factor=float(scale), mode="trilinear", align_corners=False)
-    moved = voxels(shape, places) + wide[0, :, : shape[0], : shape[1], : shape[2]].permute(1, 2, 3, 0)
-    return after(places, moved)
+    return after(places, voxels(shape, places) + enlarge(steps * factor, scale, shape)[0].permute(1, 2, 3, 0))
 
 
 def _coarser(places: Tensor, factor: int) -> Tensor:
-    if factor == 1:
-        return places
-    field = places.permute(3, 0, 1, 2)[None]
-    return F.avg_pool3d(field, factor, ceil_mode=True, count_include_pad=False)[0].permute(1, 2, 3, 0)
+    return reduce(places.permute(3, 0, 1, 2)[None], factor)[0].permute(1, 2, 3, 0)
 
 
 def _affine(places: Tensor, every: int = 6) -> Tensor:
@@ -297,32 +295,30 @@ def _affine(places: Tensor, every: int = 6) -> Tensor:
     return (flat + torch.cat([flat - middle, torch.ones_like(flat[:, :1])], 1) @ solution).reshape(places.shape)
 
 
-def _fit(fixed: Tensor, moving: Tensor, places: Tensor) -> float:
-    """How well a warped image fits: mean squared local correlation, times the root of the voxels it covers."""
+def _fit(halved: Tensor, moving: Tensor, places: Tensor) -> float:
+    """How well a warped image fits to another that was averaged over 2 voxels a side: mean squared local correlation,
+    times the root of the voxels it covers."""
     size = [moving.shape[2], moving.shape[3], moving.shape[4]]
     coarse = _coarser(places, 2)
     covered = within(coarse, size)[0, 0]
     warped = read_at(moving, coarse, size, "border")[0, 0]
-    halved = F.avg_pool3d(fixed, 2, ceil_mode=True, count_include_pad=False)[0, 0]
-    return float((covered * local_correlation(warped, halved).square()).sum() / covered.sum().clamp(min=1).sqrt())
+    return float((covered * local_correlation(warped, halved[0, 0]).square()).sum() / covered.sum().clamp(min=1).sqrt())
 
 
-def _aligned(fixed: Tensor, moving: Tensor, stages: Stages, centred: bool) -> Tensor:
+def _aligned(fixed: Tensor, moving: Tensor, stages: Stages, thinnest: int = 12) -> Tensor:
     d, h, w = fixed.shape[2:]
-    fixed, moving = _thick(fixed), _thick(moving)
+    fixed, moving = pad_small(fixed, thinnest), pad_small(moving, thinnest)
     size = [moving.shape[2], moving.shape[3], moving.shape[4]]
     shape = [fixed.shape[2], fixed.shape[3], fixed.shape[4]]
-    halves = [F.avg_pool3d(image, 2, ceil_mode=True, count_include_pad=False) for image in (fixed, moving)]
-    pyramid = [[descriptors(fixed), descriptors(moving)], [descriptors(halves[0]), descriptors(halves[1])]]
-    starts = [best_shift(fixed[0, 0], moving[0, 0])]
-    if centred:
-        starts.append([(shape[i] - size[i]) // 2 for i in range(3)])
+    halved = reduce(fixed, 2)
+    pyramid = [[descriptors(fixed), descriptors(moving)], [descriptors(halved), descriptors(reduce(moving, 2))]]
+    starts = [best_shift(fixed[0, 0], moving[0, 0]), [(shape[i] - size[i]) // 2 for i in range(3)]]
     best, found = -1.0, voxels(shape, fixed)
     for start in starts:
         places = voxels(shape, fixed) - torch.tensor(start, device=fixed.device, dtype=fixed.dtype)
         level = pyramid[stages[0][0] - 1]
         places = _affine(_improved(level[0], level[1], places, size, stages[0]))
-        fit = _fit(fixed, moving, places)
+        fit = _fit(halved, moving, places)
         if fit > best:
             best, found = fit, places
     for stage in stages[1:]:
@@ -354,22 +350,14 @@ def align(fixed: Tensor, moving: Tensor, stages: Stages, most_voxels: int = 200_
         a, b = content(fixed[0, 0]), content(moving[0, 0])
         first = fixed[:, :, a[0] : a[1], a[2] : a[3], a[4] : a[5]].float()
         second = moving[:, :, b[0] : b[1], b[2] : b[3], b[4] : b[5]].float()
-        centred = len(stages) > 3
         if max(first.numel(), second.numel()) > most_voxels:
-            halves = [F.avg_pool3d(image, 2, ceil_mode=True, count_include_pad=False) for image in (first, second)]
-            found = _finer(_aligned(halves[0], halves[1], stages, centred), first.shape[2:])
+            found = _finer(_aligned(reduce(first, 2), reduce(second, 2), stages), first.shape[2:])
         else:
-            found = _aligned(first, second, stages, centred)
+            found = _aligned(first, second, stages)
         shape = [fixed.shape[2], fixed.shape[3], fixed.shape[4]]
         start = torch.tensor([a[0], a[2], a[4]], device=fixed.device, dtype=torch.float32)
         offset = torch.tensor([b[0], b[2], b[4]], device=fixed.device, dtype=torch.float32)
         return after(found, voxels(shape, found) - start) + offset
-
-
-def _thick(image: Tensor, side: int = 12) -> Tensor:
-    """Repeat the last voxels of ``(1, 1, D, H, W)`` until every side has ``side`` of them."""
-    missing = [max(0, side - image.shape[4 - i // 2]) if i % 2 else 0 for i in range(6)]
-    return F.pad(image, missing, mode="replicate")
 
 
 def _finer(places: Tensor, size: list[int]) -> Tensor:

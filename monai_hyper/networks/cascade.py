@@ -39,11 +39,13 @@ class Finder(nn.Module):
         self.template = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
         self.mask = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
 
-    def forward(self, image: Tensor) -> list[int]:
-        """First voxels and sides of the window in an image ``(1, 1, D, H, W)``, six numbers."""
+    def forward(self, image: Tensor) -> tuple[list[int], Tensor]:
+        """First voxels and sides of the window in an image ``(1, 1, D, H, W)``, six numbers; and where the voxels of the
+        image, on the template's grid, lie in the template."""
         size = [self.template.shape[2], self.template.shape[3], self.template.shape[4]]
         places = align(reduce(image, self.factor), self.template, self.stages)
-        return window_of(read_at(self.mask, places, size), self.factor, self.window, image.shape[2:])
+        mask = read_at(self.mask, places, size)
+        return window_of(mask, self.factor, self.window, image.shape[2:]), places
 
 
 def window_of(mask: Tensor, factor: int, window: list[int], size: list[int]) -> list[int]:
@@ -115,10 +117,10 @@ class Cascade(nn.Module):
         found: list[Tensor] = []
         for i in range(image.shape[0]):
             one = image[i : i + 1]
-            window = self.finder(one)
+            window, places = self.finder(one)
             logits = put(self.local(cut(one, window)), window, one.shape[2:])
-            for whole in self.whole:
-                other = whole(one)
+            for whole in self.whole:  # it has the finder's template
+                other = whole(one, [places])
                 if confidence(other) > confidence(logits):
                     logits = other
             found.append(logits)
@@ -131,16 +133,17 @@ class CascadeNetwork:
 
     Args:
         finder: of the window.
-        local: network of windows; whole: of whole volumes, where the window is not to be trusted.
+        local: network of windows; whole: of whole volumes with the finder's template, where the window is not to be
+            trusted.
         support: the windows of the support volumes.
-        expected_dice: of the support volumes by each other.
+        expected_dice: of the support volumes by each other; None for a lone one.
     """
 
     finder: Finder
     local: ConditionedNetwork
     whole: ConditionedNetwork | None
     support: SupportSet
-    expected_dice: float
+    expected_dice: float | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -156,11 +159,11 @@ class CascadeNetwork:
         return torch.cat([self._one(image, inferer) for image in query.split(1)])
 
     def _one(self, image: Tensor, inferer: Callable | None) -> Tensor:
-        window = self.finder(image)
+        window, places = self.finder(image)
         logits = put(self.local(cut(image, window), inferer), window, list(image.shape[2:]))
         if self.whole is None:
             return logits
-        return max((logits, self.whole(image, inferer)), key=confidence)
+        return max((logits, self.whole(image, inferer, [places])), key=confidence)
 
     def materialise(self) -> Cascade:
         """A plain module that holds the weights and knows nothing of where they came from."""

@@ -8,22 +8,33 @@ from torch import Tensor
 from monai_hyper.data.support import SupportSet
 
 
-def confidence(logits: Tensor) -> float:
-    """The Dice that probabilities expect of themselves, mean over the foreground classes.
+def dice_curve(probability: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """The Dice to be expected of taking the n most probable voxels, for every n.
 
-    The expected Dice of taking the n most probable voxels is approximated by twice their mass over n plus the mass of
-    all, for the best n.
+    Approximated by twice the mass of those voxels over n plus the mass of all.
+
+    Args:
+        probability: of one class against everything else, any shape.
+        least: voxels of less probability are never taken.
+
+    Returns:
+        probabilities in falling order, and the expected Dice, ``(n,)`` float64.
+    """
+    likely = probability[probability >= least].flatten().sort(descending=True).values
+    taken = torch.arange(1, likely.shape[0] + 1, device=likely.device)
+    return likely, 2 * likely.double().cumsum(0) / (taken + probability.double().sum())
+
+
+def confidence(logits: Tensor) -> float:
+    """The Dice that probabilities expect of themselves, of the best cut, mean over the foreground classes.
 
     Args:
         logits: ``(1, N, D, H, W)``, background first.
     """
-    probability = logits.softmax(1)[0, 1:].flatten(1).double()
     found: list[float] = []
-    for each in probability:
-        likely = each[each > 0.01].sort(descending=True).values
-        taken = torch.arange(1, likely.shape[0] + 1, device=likely.device)
-        curve = 2 * likely.cumsum(0) / (taken + each.sum())
-        found.append(float(curve.max()) if likely.shape[0] > 0 else 0.0)
+    for each in logits.softmax(1)[0, 1:]:
+        _, curve = dice_curve(each, 0.01)
+        found.append(float(curve.max()) if curve.shape[0] > 0 else 0.0)
     return sum(found) / len(found)
 
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.networks.functional import fit_field
-from monai_hyper.networks.unet import ConvBlock, pad_small
+from monai_hyper.networks.functional import fit_field, pad_small
+from monai_hyper.networks.unet import ConvBlock
 from monai_hyper.types import MAX_SHOTS
 
 REGIONS = 5

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.networks.functional import enlarge
-from monai_hyper.networks.unet import ConvBlock, pad_small
+from monai_hyper.networks.functional import enlarge, pad_small
+from monai_hyper.networks.unet import ConvBlock
 
 CHUNK = 4
 """Support volumes that pass through a block at a time: memory beyond the stored features does not grow with K."""

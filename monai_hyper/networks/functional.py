@@ -11,6 +11,9 @@ from torch.func import functional_call
 
 from monai_hyper.types import Shapes, Weights
 
+SMALLEST_SIDE = 32
+"""Shorter sides are padded by repetition, so that the coarsest level keeps more than one voxel."""
+
 
 def shapes_of(target: nn.Module) -> Shapes:
     """Name and shape of every parameter of ``target``.
@@ -51,3 +54,13 @@ def enlarge(x: Tensor, factor: int, size: list[int]) -> Tensor:
 def fit_field(x: Tensor, size: list[int]) -> Tensor:
     """Stretch ``(B, C, d, h, w)`` over a field of view of ``size`` voxels, trilinearly."""
     return F.interpolate(x, size=size, mode="trilinear", align_corners=False)
+
+
+def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
+    """Repeat the last voxels of ``(B, C, D, H, W)`` until every side has ``smallest`` of them."""
+    return pad_high(x, [max(0, smallest - side) for side in x.shape[2:]])
+
+
+def pad_high(x: Tensor, by: list[int]) -> Tensor:
+    """Repeat the last voxels of ``(B, C, D, H, W)``, ``by[i]`` times along spatial axis ``i``."""
+    return F.pad(x, [0, by[2], 0, by[1], 0, by[0]], mode="replicate") if sum(by) > 0 else x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -147,14 +148,13 @@ class HyperModel(nn.Module):
         whole, whole_logits = self.generate(support, template)
         found = find_windows(support, template, factor)
         local, local_logits = self.generate(found.support)
-        by_whole = own_dice(whole_logits(), support, support)
-        by_local = own_dice(local_logits(), found.support, support)
         if support.shots == 1:
-            return CascadeNetwork(found.finder, local, whole, found.support, float(by_local))
-        here, everywhere = float((by_local * found.found).nanmean()), float(by_whole.nanmean())
+            return CascadeNetwork(found.finder, local, whole, found.support)
+        everywhere = float(own_dice(whole_logits(), support, support).nanmean())
+        here = float((own_dice(local_logits(), found.support, support) * found.found).nanmean())
         if here >= everywhere:  # never where all volumes are empty: no number is larger than none
             return CascadeNetwork(found.finder, local, None, found.support, here)
-        whole.expected_dice = everywhere
+        whole.expected_dice = None if math.isnan(everywhere) else everywhere
         return whole
 
     def generate(

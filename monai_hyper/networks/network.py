@@ -34,13 +34,14 @@ class ConditionedNetwork:
         reader = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
         self._reader: Callable[[Tensor], Tensor] = bind(target.reader, reader)
 
-    def __call__(self, query: Tensor, inferer: Callable | None = None) -> Tensor:
+    def __call__(self, query: Tensor, inferer: Callable | None = None, places: list[Tensor] | None = None) -> Tensor:
         """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)`` of the whole field of view.
 
         Args:
             inferer: how to run over prepared images, called with them and :meth:`apply_to`; default: all at once.
+            places: see :func:`monai_hyper.networks.unet.prepare`.
         """
-        prepared = self.prepare(query)
+        prepared = self.prepare(query, places)
         logits = self.apply_to(prepared) if inferer is None else inferer(prepared, self.apply_to)
         return enlarge(logits, self.factor, list(query.shape[2:]))
 
@@ -49,11 +50,11 @@ class ConditionedNetwork:
         """Side of the cubes of voxels that the network sees as one."""
         return self._target.factor
 
-    def prepare(self, query: Tensor) -> Tensor:
+    def prepare(self, query: Tensor, places: list[Tensor] | None = None) -> Tensor:
         """Align images of the whole field of view and put the prior beside them, see
         :func:`monai_hyper.networks.unet.prepare`, on the grid that the network works on."""
         fields = (self.weights[name] for name in ("template", "prior", "masks"))
-        return prepare(reduce(query, self.factor), *fields, self._target.stages)
+        return prepare(reduce(query, self.factor), *fields, self._target.stages, places)
 
     def apply_to(self, prepared: Tensor) -> Tensor:
         """Logits of prepared images, or of windows of them."""
@@ -65,7 +66,9 @@ class ConditionedNetwork:
         Raises:
             ValueError: if a weight has no parameter of that name and shape.
         """
-        return ConditionedNetwork(self._target, self.weights | weights, self.classes)
+        network = ConditionedNetwork(self._target, self.weights | weights, self.classes)
+        network.expected_dice = self.expected_dice
+        return network
 
     def materialise(self) -> Target:
         """A plain module that holds the weights and knows nothing of where they came from."""

@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
 from monai_hyper.networks.alignment import THOROUGH, Stages, align, read_at
-from monai_hyper.networks.functional import enlarge
-
-SMALLEST_SIDE = 32
-"""Shorter sides are padded by repetition, so that the coarsest level keeps more than one voxel."""
+from monai_hyper.networks.functional import enlarge, pad_high, pad_small
 
 
 class ConvBlock(nn.Module):
@@ -171,20 +168,29 @@ class Target(nn.Module):
         self.prior = nn.Parameter(torch.zeros(1, *prior))
         self.reader = Reader(body, classes)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid."""
+    def forward(self, image: Tensor, places: list[Tensor] | None = None) -> Tensor:
+        """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid; places: see
+        :func:`prepare`."""
         reduced = reduce(image, self.factor)
-        logits = self.reader(prepare(reduced, self.template, self.prior, self.masks, self.stages))
+        logits = self.reader(prepare(reduced, self.template, self.prior, self.masks, self.stages, places))
         return enlarge(logits, self.factor, image.shape[2:])
 
 
-def prepare(image: Tensor, template: Tensor, prior: Tensor, masks: Tensor, stages: Stages) -> Tensor:
+def prepare(
+    image: Tensor,
+    template: Tensor,
+    prior: Tensor,
+    masks: Tensor,
+    stages: Stages,
+    places: list[Tensor] | None = None,
+) -> Tensor:
     """Put what is expected where beside images; the result may be cut into windows.
 
     Args:
         image: of the whole field of view, ``(B, 1, D, H, W)``; template: ``(1, 1, d, h, w)``, one
             voxel where there is none.
         prior: over the template, ``(1, P, d', h', w')``; masks: ``(1, n, d, h, w)``.
+        stages: of the alignment; places: where the voxels of every image lie in the template, if that is known.
 
     Returns:
         see :func:`beside`.
@@ -197,8 +203,8 @@ def prepare(image: Tensor, template: Tensor, prior: Tensor, masks: Tensor, stage
             image, flat.expand(image.shape[0], -1, image.shape[2], image.shape[3], image.shape[4]), prior.shape[1]
         )
     for i in range(image.shape[0]):
-        places = align(image[i : i + 1], template, stages)
-        found.append(torch.cat([read_at(prior, places, size), read_at(masks, places, size)], 1))
+        there = align(image[i : i + 1], template, stages) if places is None else places[i]
+        found.append(torch.cat([read_at(prior, there, size), read_at(masks, there, size)], 1))
     return beside(image, torch.cat(found), prior.shape[1])
 
 
@@ -210,13 +216,3 @@ def beside(image: Tensor, fields: Tensor, channels: int) -> Tensor:
     """
     union = fields[:, channels:].sum(1, keepdim=True).clamp(max=1.0)
     return torch.cat([image, fields[:, :channels], union, fields[:, channels:]], 1)
-
-
-def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
-    """Repeat the last voxels of ``(B, C, D, H, W)`` until every side has ``smallest`` of them."""
-    return pad_high(x, [max(0, smallest - side) for side in x.shape[2:]])
-
-
-def pad_high(x: Tensor, by: list[int]) -> Tensor:
-    """Repeat the last voxels of ``(B, C, D, H, W)``, ``by[i]`` times along spatial axis ``i``."""
-    return F.pad(x, [0, by[2], 0, by[1], 0, by[0]], mode="replicate") if sum(by) > 0 else x

@@ -5,8 +5,9 @@ import torch
 from monai.networks.nets import BasicUNet, SegResNet, UNet
 from torch import nn
 
+from monai_hyper.networks.functional import pad_small
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel
-from monai_hyper.networks.unet import HeadlessNetwork, UNetBody, pad_small
+from monai_hyper.networks.unet import HeadlessNetwork, UNetBody
 
 CHANNELS = 1 + PRIOR_CHANNELS + 1
 
