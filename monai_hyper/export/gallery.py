@@ -13,7 +13,8 @@ from torch import Tensor
 
 from monai_hyper.export.overview import COLOURS, largest_slice, plane_views
 from monai_hyper.export.page import write_page
-from monai_hyper.synthesis.tasks import Episode, TaskEngine
+from monai_hyper.synthesis.batch import Episode
+from monai_hyper.synthesis.tasks import TaskEngine
 
 MOST_CASES = 6
 """Columns of a picture; further cases of a task are not shown."""

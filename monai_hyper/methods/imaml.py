@@ -17,7 +17,7 @@ from monai_hyper.methods.meta import (
     examples_of,
 )
 from monai_hyper.networks.functional import bind
-from monai_hyper.synthesis.tasks import Episode
+from monai_hyper.synthesis.batch import Episode
 from monai_hyper.types import Weights
 
 

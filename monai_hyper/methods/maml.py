@@ -18,7 +18,7 @@ from monai_hyper.methods.meta import (
 )
 from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.unet import UNetBody
-from monai_hyper.synthesis.tasks import Episode
+from monai_hyper.synthesis.batch import Episode
 from monai_hyper.types import Weights
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from monai_hyper.data.support import SupportSet
 from monai_hyper.data.tensors import load_parameters, load_tensors
 from monai_hyper.networks.functional import fit_field
-from monai_hyper.synthesis.tasks import Episode
+from monai_hyper.synthesis.batch import Episode
 from monai_hyper.types import InputError
 
 BASELINES = Path(__file__).parents[1] / "weights" / "baselines"

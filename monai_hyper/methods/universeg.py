@@ -17,7 +17,7 @@ from monai_hyper.methods.meta import (
 )
 from monai_hyper.networks.cross_unet import CrossUNet
 from monai_hyper.networks.functional import fit_field
-from monai_hyper.synthesis.tasks import Episode
+from monai_hyper.synthesis.batch import Episode
 
 
 class UniverSegLearner(nn.Module):

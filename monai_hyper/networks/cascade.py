@@ -40,8 +40,8 @@ class Finder(nn.Module):
         self.mask = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
 
     def forward(self, image: Tensor) -> tuple[list[int], Tensor]:
-        """First voxels and sides of the window in an image ``(1, 1, D, H, W)``, six numbers; and where the voxels of the
-        image, on the template's grid, lie in the template."""
+        """First voxels and sides of the window in an image ``(1, 1, D, H, W)``, six numbers; and where its voxels, on
+        the template's grid, lie in the template."""
         size = [self.template.shape[2], self.template.shape[3], self.template.shape[4]]
         places = align(reduce(image, self.factor), self.template, self.stages)
         mask = read_at(self.mask, places, size)

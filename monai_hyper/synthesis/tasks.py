@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.synthesis import contrast
+from monai_hyper.synthesis.batch import Episode
 from monai_hyper.synthesis.geometry import centre_grid, random_affine, random_field, sample
 from monai_hyper.synthesis.sources import Cohort, Sources, Subject, subject
 from monai_hyper.transforms.intensity import harmonise_ct, harmonise_mr
@@ -24,20 +25,6 @@ TRIES = 12
 
 FEWEST_VOXELS = 15
 """A support volume shows at least so many voxels of every class."""
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One task: what a support set shows and queries ask.
-
-    Args:
-        images: queries ``(Q, 1, D, H, W)``; labels: ``(Q, 1, D, H, W)``; kind: name of the task's family.
-    """
-
-    support: SupportSet
-    images: Tensor
-    labels: Tensor
-    kind: str
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from monai_hyper.methods.maml import MamlLearner
 from monai_hyper.methods.universeg import UniverSegLearner
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.released import RELEASED
+from monai_hyper.synthesis.batch import Episode
 from monai_hyper.synthesis.sources import Sources
-from monai_hyper.synthesis.tasks import Episode, TaskEngine, TaskSettings
+from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.checkpoint import load_training, save_training
 from monai_hyper.training.loss import objective
 from monai_hyper.types import InputError

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.model import HyperModel
-from monai_hyper.synthesis.tasks import Episode
+from monai_hyper.synthesis.batch import Episode
 
 SELF_WEIGHT = 0.2
 """Weight of what the support volumes are told about themselves by the others."""

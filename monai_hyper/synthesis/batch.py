@@ -1,0 +1,53 @@
+"""What a training step learns from: one task, or several of equal shape at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from monai_hyper.data.support import SupportSet
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One task: what a support set shows and queries ask.
+
+    Args:
+        images: queries ``(Q, 1, D, H, W)``; labels: ``(Q, 1, D, H, W)``; kind: name of the task's family.
+    """
+
+    support: SupportSet
+    images: Tensor
+    labels: Tensor
+    kind: str
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """``T`` tasks with as many shots, queries and classes each, on grids of one size.
+
+    Args:
+        images: harmonised intensities, support before queries, ``(T, K + Q, 1, D, H, W)``.
+        labels: 0 is background, ``(T, K + Q, 1, D, H, W)``.
+        offsets: what to add to a position in the task's common frame, in voxels, to come to the same place in a case,
+            ``(T, K + Q, 3)``; about, as after an alignment.
+        shots: ``K``; classes: number ``n`` of foreground classes.
+        local: whether the volumes are windows around the foreground rather than whole fields of view.
+        kinds: name of the family of every task.
+    """
+
+    images: Tensor
+    labels: Tensor
+    offsets: Tensor
+    shots: int
+    classes: int
+    local: bool
+    kinds: tuple[str, ...]
+
+    def episode(self, task: int) -> Episode:
+        """One of the tasks by itself."""
+        images, labels, shots = self.images[task], self.labels[task], self.shots
+        names = tuple(f"class_{c + 1}" for c in range(self.classes))
+        support = SupportSet(images[:shots], labels[:shots], names)
+        return Episode(support, images[shots:], labels[shots:], self.kinds[task])
