@@ -31,7 +31,8 @@ def support(tmp_path):
 
 
 def run_segment(support, query, output, *more):
-    return main(["segment", "--support", str(support), "--query", str(query), "--output", str(output), *more])
+    quick = [] if "--polish-seconds" in more else ["--polish-seconds", "0"]
+    return main(["segment", "--support", str(support), "--query", str(query), "--output", str(output), *quick, *more])
 
 
 def test_segment_writes_labels_picture_and_report(support, tmp_path, capsys):
@@ -46,6 +47,16 @@ def test_segment_writes_labels_picture_and_report(support, tmp_path, capsys):
     assert json.loads((output / "0.json").read_text(encoding="utf-8")) == reports[0]
     assert (output / "0.png").stat().st_size > 1000
     assert torch.jit.load(str(network / "network.ts"))(torch.zeros(1, 1, 48, 34, 33)).shape[1] == 3
+
+
+def test_segment_polishes_and_tells_what_to_expect(support, tmp_path, capsys):
+    query = support / "images" / "0.nii.gz"
+    assert run_segment(support, query, tmp_path / "out", "--json", "--polish-seconds", "0.5") == 0
+    expected = json.loads(capsys.readouterr().out)[0]["expected_dice"]
+    assert 0 <= expected["this_volume"] <= 1 and set(expected) == {"generated", "polished", "this_volume"}
+    for seconds in ("-1", "nan", "inf"):
+        assert run_segment(support, query, tmp_path / "not", "--polish-seconds", seconds) == 2
+        assert "--polish-seconds" in capsys.readouterr().err and not (tmp_path / "not").exists()
 
 
 def test_segment_refuses_to_overwrite(support, tmp_path, capsys):

@@ -12,7 +12,12 @@ from torch import Tensor
 from monai_hyper.data.support import SupportSet
 from monai_hyper.data.volumes import read_image
 from monai_hyper.inference.pipeline import Plan, postprocess, preprocess, read_support
+from monai_hyper.methods.fitting import Budget
+from monai_hyper.methods.hyper import Hyper
+from monai_hyper.methods.method import Method
+from monai_hyper.methods.polish import Polish
 from monai_hyper.networks.cascade import CascadeNetwork
+from monai_hyper.networks.confidence import expected_dice
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.released import load_model
 
@@ -23,13 +28,17 @@ class Segmenter:
     Args:
         weights: file of the model's weights; default: the released ones.
         device: where to compute, such as "cpu" or "cuda".
+        polish_seconds: of gradient steps on the support set, s, see :class:`monai_hyper.methods.polish.Polish`; with 0
+            the network stays as it was generated.
 
     Attributes:
         network_: the generated network, after :meth:`fit`.
         plan_: how volumes are prepared, after :meth:`fit`.
         classes_: names of the foreground classes, after :meth:`fit`.
         fit_seconds_: duration of the generation of the network, s.
-        expected_dice_: of the support volumes by each other, mean over volumes and classes; None for a lone volume.
+        expected_dice_: of the support volumes by each other, mean over volumes and classes, by the network as it was
+            generated; None for a lone volume.
+        polished_dice_: of the support volumes that the polish left out for a trial; None without.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -41,11 +50,13 @@ class Segmenter:
         True
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "cpu") -> None:
+    def __init__(self, weights: str | Path | None = None, device: str = "cpu", polish_seconds: float = 0.0) -> None:
         self.model = load_model(None if weights is None else Path(weights)).to(device)
         self.device = device
+        self.method: Method = (
+            Polish(self.model, Budget(seconds=polish_seconds)) if polish_seconds else Hyper(self.model)
+        )
 
-    @torch.no_grad()
     def fit(self, support: str | Path | SupportSet, plan: Plan | None = None) -> Segmenter:
         """Generate the network of a task.
 
@@ -62,9 +73,9 @@ class Segmenter:
         elif plan is None:
             raise TypeError("fit() got a SupportSet without its plan; read_support returns both, pass both on.")
         begun = time.perf_counter()
-        self.network_: ConditionedNetwork | CascadeNetwork = self.model.condition(support.to(self.device))
+        self.network_: ConditionedNetwork | CascadeNetwork = self.method.fit(support.to(self.device))
         self.fit_seconds_ = time.perf_counter() - begun
-        self.expected_dice_ = self.network_.expected_dice
+        self.expected_dice_, self.polished_dice_ = self.network_.expected_dice, self.network_.polished_dice
         self.plan_, self.classes_ = plan, plan.classes
         return self
 
@@ -93,5 +104,11 @@ class Segmenter:
             InputError: for defects of the file.
             RuntimeError: before :meth:`fit`.
         """
+        return self.answer(query)[0]
+
+    def answer(self, query: str | Path | MetaTensor) -> tuple[MetaTensor, float]:
+        """Segment one volume as :meth:`predict` does, and tell what Dice to expect, from 0 to 1."""
         volume = query if isinstance(query, MetaTensor) else read_image(query)
-        return postprocess(self.logits(volume), self.plan_, volume)
+        logits = self.logits(volume)
+        of_support = self.expected_dice_ if self.polished_dice_ is None else self.polished_dice_
+        return postprocess(logits, self.plan_, volume), expected_dice(of_support, logits[None])

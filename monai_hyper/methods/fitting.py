@@ -80,6 +80,19 @@ class Budget:
         if not limits or min(limits) <= 0:
             raise ValueError(f"found {self}; expected at least one limit, and all of them above 0.")
 
+    def part(self, share: float) -> Budget:
+        """A share of the budget; of steps at least one.
+
+        Example:
+            >>> Budget(steps=100, seconds=20.0).part(0.5)
+            Budget(steps=50, seconds=10.0, patience=None)
+        """
+        return Budget(
+            None if self.steps is None else max(1, round(share * self.steps)),
+            None if self.seconds is None else share * self.seconds,
+            self.patience,
+        )
+
     def spent(self, step: int, elapsed: float) -> float:
         """Fraction of the budget that ``step`` updates in ``elapsed`` seconds use up."""
         return max(step / (self.steps or math.inf), elapsed / (self.seconds or math.inf))
@@ -125,7 +138,7 @@ class Plateau:
 
 def descend(
     parameters: Iterable[Tensor] | Iterable[dict], loss: Callable[[], Tensor], budget: Budget, rate: float
-) -> Iterator[int]:
+) -> Iterator[float]:
     """Minimise ``loss`` by AdamW, one update at a time.
 
     Args:
@@ -135,7 +148,8 @@ def descend(
         rate: learning rate at the start.
 
     Yields:
-        the number of updates made so far; whoever iterates may look at the parameters, or stop.
+        after every update, the fraction of the budget that is used up; whoever iterates may look at the parameters, or
+        stop.
 
     Example:
         >>> x = torch.tensor([3.0], requires_grad=True)
@@ -162,7 +176,7 @@ def descend(
         if plateau is not None:
             plateau.see(value.item())
         step += 1
-        yield step
+        yield budget.spent(step, clock(device) - begun)
 
 
 _dice_and_cross_entropy = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)

@@ -14,7 +14,7 @@ from monai_hyper.methods.maml import MamlLearner
 from monai_hyper.methods.mean_mask import MeanMask
 from monai_hyper.methods.meta import MetaTrained
 from monai_hyper.methods.method import Method
-from monai_hyper.methods.polish import Polish
+from monai_hyper.methods.polish import Polish, polish_seconds
 from monai_hyper.methods.prototype import Prototype
 from monai_hyper.methods.registration import Registration
 from monai_hyper.methods.ridge import Ridge
@@ -46,7 +46,7 @@ class Shelf:
 METHODS: dict[str, Callable[[Shelf], Method]] = {
     "hyper": lambda shelf: Hyper(shelf.model),
     "hyper+temperature": lambda shelf: Temperature(shelf.model),
-    "hyper+polish": lambda shelf: Polish(shelf.model),
+    "hyper+polish": lambda shelf: Polish(shelf.model, Budget(seconds=polish_seconds(shelf.device))),
     "mean-mask": lambda shelf: MeanMask(),
     "registration": lambda shelf: Registration(),
     "prototype": lambda shelf: Prototype(shelf.model),

@@ -136,7 +136,7 @@ class CascadeNetwork:
         local: network of windows; whole: of whole volumes with the finder's template, where the window is not to be
             trusted.
         support: the windows of the support volumes.
-        expected_dice: of the support volumes by each other; None for a lone one.
+        expected_dice, polished_dice: see :class:`ConditionedNetwork`; None for a lone volume.
     """
 
     finder: Finder
@@ -144,6 +144,7 @@ class CascadeNetwork:
     whole: ConditionedNetwork | None
     support: SupportSet
     expected_dice: float | None = None
+    polished_dice: float | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -38,6 +38,17 @@ def confidence(logits: Tensor) -> float:
     return sum(found) / len(found)
 
 
+def expected_dice(of_support: float | None, logits: Tensor) -> float:
+    """The Dice to expect of one answer: the mean of how well the support volumes are segmented by each other, where
+    that is known, and of what the answer expects of itself.
+
+    Args:
+        of_support: see :func:`own_dice`; logits: of the answer, ``(1, N, D, H, W)``.
+    """
+    own = confidence(logits)
+    return own if of_support is None else (of_support + own) / 2
+
+
 def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, whole: SupportSet) -> Tensor:
     """How well the volumes of a support set are segmented by the others, mean over the classes that each shows,
     ``(K,)``; not a number where a volume shows none.

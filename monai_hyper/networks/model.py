@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +18,9 @@ from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
 from monai_hyper.networks.network import ConditionedNetwork, assemble
+from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.template import Template, make_template
-from monai_hyper.networks.unet import UNetBody, beside
+from monai_hyper.networks.unet import UNetBody
 from monai_hyper.synthesis.geometry import warped_copy
 
 PRIOR_CHANNELS = 8
@@ -41,27 +41,6 @@ def working_factor(support: SupportSet) -> int:
     """
     voxels = float(support.extents.prod(1).max())
     return max(1, round((voxels / WORKING_VOXELS) ** (1 / 3)))
-
-
-@dataclass
-class Reading:
-    """What the encoder read from a support set; the leave-one-out entries are what each volume may know itself by."""
-
-    template: Template
-    context: Tensor  # (M, E)
-    prior: Tensor  # (1, P, d', h', w')
-    masks: Tensor  # (1, n, d, h, w)
-    others: list[Tensor]  # per volume, on its grid, prior and masks of the others, (1, P + n, D, H, W)
-    fraction: Tensor  # (n,)
-
-    @property
-    def fields(self) -> dict[str, Tensor]:
-        """What a generated network knows of places."""
-        return {"template": self.template.image, "prior": self.prior, "masks": self.masks}
-
-    def beside(self, images: Tensor, shots: list[int]) -> Tensor:
-        """Images of some volumes of one size, and what they may know themselves by."""
-        return beside(images, torch.cat([self.others[shot] for shot in shots]), self.prior.shape[1])
 
 
 def leave_one_out(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,6 +167,7 @@ class HyperModel(nn.Module):
         )
         heads = [head[0] for head in heads]
         network = assemble(self.body, support.classes, reading.fields, body, heads, biases[0], factor, stages)
+        network.reading = reading
         return network, lambda: [
             (shots, enlarge(logits, factor, size))
             for shots, logits, size in by_size(self._own_logits(support, reading, features, gram, moment), sizes)
@@ -228,15 +208,25 @@ class HyperModel(nn.Module):
             return found
         d, h, w = support.extents[shot].tolist()
         image, labels = (v[shot : shot + 1, :, :d, :h, :w] for v in (support.images, support.labels))
-        each = torch.cat([(labels == c + 1).float() for c in range(len(support.classes))], 1)
-        copy, copied = warped(image, each, generator)
-        prior = F.interpolate(
-            self.encoder.prior(self.encoder.maps(copy, copied.sum(1, keepdim=True))), copy.shape[2:], mode="trilinear"
-        )
+        copy = self.copied(image, labels, len(support.classes), generator)
         channels = priors.shape[1]
-        own_prior = prior if support.shots == 1 else found[:, :channels]
+        own_prior = (copy if support.shots == 1 else found)[:, :channels]
         keep = known[None, :, None, None, None]
-        return torch.cat([own_prior, torch.where(keep, found[:, channels:], copied)], 1)
+        return torch.cat([own_prior, torch.where(keep, found[:, channels:], copy[:, channels:])], 1)
+
+    def copied(self, image: Tensor, labels: Tensor, classes: int, generator: torch.Generator | None = None) -> Tensor:
+        """What a warped copy of a volume would show the volume of itself, see :func:`warped`.
+
+        Args:
+            image, labels: ``(1, 1, D, H, W)``; classes: number ``n`` of foreground classes.
+
+        Returns:
+            prior and masks, ``(1, P + n, D, H, W)``.
+        """
+        each = torch.cat([(labels == c + 1).float() for c in range(classes)], 1)
+        copy, masks = warped(image, each, generator)
+        prior = self.encoder.prior(self.encoder.maps(copy, masks.sum(1, keepdim=True)))
+        return torch.cat([F.interpolate(prior, copy.shape[2:], mode="trilinear"), masks], 1)
 
     def _statistics(self, support, features, reading: Reading, generator) -> tuple[Tensor, Tensor]:
         found: dict[int, tuple[Tensor, Tensor]] = {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from monai_hyper.data.coarse import reduce
 from monai_hyper.networks.alignment import THOROUGH, Stages
 from monai_hyper.networks.functional import bind, enlarge
+from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.unet import Target, prepare
 from monai_hyper.types import Weights
 
@@ -24,11 +25,15 @@ class ConditionedNetwork:
 
     Attributes:
         expected_dice: of the support volumes by each other, where that is known.
+        polished_dice: of volumes that a polish left out, where there was one that left any out.
+        reading: what was read from the support set, where the network was generated; it is no part of the network.
     """
 
     def __init__(self, target: Target, weights: Weights, classes: tuple[str, ...]) -> None:
         self.weights, self.classes = weights, classes
         self.expected_dice: float | None = None
+        self.polished_dice: float | None = None
+        self.reading: Reading | None = None
         self._target = target
         prefix = "reader."
         reader = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
@@ -67,7 +72,8 @@ class ConditionedNetwork:
             ValueError: if a weight has no parameter of that name and shape.
         """
         network = ConditionedNetwork(self._target, self.weights | weights, self.classes)
-        network.expected_dice = self.expected_dice
+        network.expected_dice, network.polished_dice = self.expected_dice, self.polished_dice
+        network.reading = self.reading
         return network
 
     def materialise(self) -> Target:

@@ -57,7 +57,7 @@ def test_labels_of_a_warped_copy_arrive():
     copy, copied = warped_copy(image, mask, torch.Generator().manual_seed(1))
     arrived = read_at(mask, align(copy, image, THOROUGH), [32, 34, 30])
     dice = [float(2 * (m * (copied > 0.5)).sum() / (m.sum() + (copied > 0.5).sum())) for m in (arrived > 0.5, mask)]
-    assert dice[0] > 0.85 and dice[0] > dice[1] + 0.1, f"aligned {dice[0]:.2f}, as they were {dice[1]:.2f}"
+    assert dice[0] > 0.8 and dice[0] > dice[1] + 0.1, f"aligned {dice[0]:.2f}, as they were {dice[1]:.2f}"
 
 
 def test_large_images_are_aligned_on_a_coarser_grid_and_told_on_their_own():
