@@ -1,6 +1,7 @@
 """What becomes of a source's own files: values, grid, names; nothing half-written."""
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -174,6 +175,12 @@ def test_every_training_set_has_a_layout_and_is_read_by_training(converted):
     sources = load_sources(converted)
     assert set(sources.cohorts) == set(ORIGINALS) - {"atlas_labels", "lesion_labels"} | {"abdomen", "knee"}
     assert len(sources.lesions) == 3
+
+
+def test_every_layout_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = text.partition("## From the download")[2].partition("## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", section, re.M)) == set(LAYOUTS)
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
