@@ -106,7 +106,8 @@ def _check_grid(path: Path, found: tuple, expected: tuple, tolerance: float = 0.
     if found[0].shape != expected[0].shape or apart[:3, :3].max() > 1e-3 or apart[:3, 3].max() > tolerance:
         raise InputError(
             f"{path}: expected the grid of the files beside it, {expected[0].shape} with affine "
-            f"{expected[1][:3].tolist()}, found {found[0].shape} with {found[1][:3].tolist()}. Download it again."
+            f"{expected[1][:3].tolist()}, found {found[0].shape} with {found[1][:3].tolist()}. "
+            "Download it again, or resample it."
         )
 
 
@@ -133,7 +134,7 @@ def _cropped(labels: np.ndarray, affine: np.ndarray, margin: int) -> tuple[np.nd
 
 
 def _to_4000(image: np.ndarray) -> np.ndarray:
-    """Intensities in whole numbers from 0 to 4000, which is the 99.9th percentile of all voxels."""
+    """Intensities from 0 to 4000, which is the 99.9th percentile of all voxels."""
     top = float(np.percentile(image, 99.9))
     return np.clip(image / top * 4000, 0, 4000) if top > 0 else np.zeros_like(image)
 
