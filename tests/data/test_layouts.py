@@ -83,7 +83,8 @@ def synthseg(root: Path) -> None:
 def atlases(root: Path) -> None:
     for name, table in (("abdominal", "AbdominalAtlasColors.ctbl"), ("knee", "knee.ctbl")):
         labels = block(value=5) + block(start=(7, 4, 5), value=98) + block(start=(3, 8, 5), value=9)
-        save_nrrd(root / name / "Data" / "seg.nrrd", labels)
+        full = np.where(labels == 0, 3, labels)  # a map without background
+        save_nrrd(root / name / "Data" / "seg.nrrd", full if name == "abdominal" else labels)
         rows = "# Color table file\n9 fat_body 225 230 150 255\n98 patella 197 189 177 255\n99 unseen 1 1 1 255\n"
         (root / name / "Data" / table).write_text(rows)
 
@@ -332,7 +333,9 @@ def test_atlas_values_are_renumbered_in_their_order_and_named(converted):
     assert labels.shape == (12, 14, 16)
     assert [at(labels, affine, (30 - 2 * i, 20 - 1.5 * j, 12)) for i, j in ((3, 4), (3, 8), (7, 4))] == [1, 2, 3]
     assert json.loads((converted / "atlas_labels" / "knee.json").read_text()) == {"2": "fat_body", "3": "patella"}
-    assert (converted / "atlas_labels" / "abdomen.json").exists()
+    labels, _ = volume(converted / "atlas_labels" / "labels" / "abdomen.nii.gz")
+    assert sorted(set(labels.ravel().tolist())) == [1, 2, 3, 4]
+    assert json.loads((converted / "atlas_labels" / "abdomen.json").read_text()) == {"3": "fat_body", "4": "patella"}
 
 
 def test_lesions_of_evaluated_patients_and_tiny_ones_are_left_out(converted):
