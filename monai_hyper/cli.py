@@ -85,10 +85,15 @@ def parser() -> argparse.ArgumentParser:
     sy.add_argument("--output", type=Path, required=True, help="folder for index.html and pictures")
     sy.add_argument("--tasks", type=int, default=24)
     sy.add_argument("--seed", type=int, default=0)
+    co = verb("convert", "bring downloaded training data into the layout that is read here")
+    co.add_argument("--data", type=Path, required=True, help="the downloaded folder, see docs/data.md")
+    co.add_argument("--layout", required=True, metavar="NAME",
+                    help="data set of docs/data.md, or 'plain' for label maps with images/ beside them")  # fmt: skip
+    co.add_argument("--output", type=Path, required=True, help="folder to write; train looks for it under its NAME")
     pk = verb("pack", "put all training data into one compact file, for training elsewhere")
     pk.add_argument("--data", type=Path, required=True, help="folder of the training data, see docs/data.md")
     pk.add_argument("--output", type=Path, required=True, help="file to write")
-    for added in (sy, pk):
+    for added in (sy, co, pk):
         added.add_argument("--overwrite", action="store_true", help="replace an existing result")
     verb("info", "versions, device and weights")
     return top

@@ -294,6 +294,20 @@ def synth(
     return {"page": str(write_gallery(TaskEngine(training_data(data), seed=seed), tasks, output))}
 
 
+def convert(data: Path, layout: str, output: Path, overwrite: bool = False, progress: Report = print) -> dict:
+    """Bring downloaded training data into the layout that is read here, see docs/data.md.
+
+    Raises:
+        InputError: if the data is not laid out as expected or damaged, or the output exists.
+    """
+    from monai_hyper.data.convert import convert_folder
+
+    refuse_existing([output], overwrite)
+    progress(f"reading {data}")
+    names = convert_folder(data, layout, output)
+    return {"folder": str(output), "cases": len(names)}
+
+
 def pack(data: Path, output: Path, overwrite: bool = False, progress: Report = print) -> dict:
     """Write all permitted training data as one file.
 
