@@ -30,6 +30,9 @@ from monai_hyper.inference.pipeline import (
 )
 from monai_hyper.methods.method import Method
 from monai_hyper.methods.registry import CALIBRATED
+from monai_hyper.networks.cascade import CascadeNetwork
+from monai_hyper.networks.confidence import expected_dice
+from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.types import InputError
 
 Network = Callable[[Tensor], Tensor]
@@ -185,12 +188,14 @@ def _evaluate_method(name, method, support, plan, cases, unit: Unit, protocol, r
         logits, seconds, error = (
             (None, 0.0, failed) if failed else _timed(partial(_apply, network, query), query.device)
         )
+        told = isinstance(network, ConditionedNetwork | CascadeNetwork) and logits is not None
+        expected = round(expected_dice(network, logits[None]), 4) if told else ""
         facts = {"method": name, "shots": unit.shots, "draw": unit.draw, "query": case.name}
         costs = {"fit_seconds": round(fit_seconds, 4), "query_seconds": round(seconds, 4), "peak_mb": peak.megabytes()}
         predicted = None if failed or error else postprocess(logits, plan, pair[0], name in CALIBRATED)
         rows, bins = rows_of(logits, predicted, pair, prepared[1], case, unit.task, protocol.tolerance_mm)
         for row in rows:
-            row |= facts | costs | {"error": error}
+            row |= facts | costs | {"expected_dice": expected, "error": error}
         for row in bins:
             row |= facts
         if unit.pictures and predicted is not None:

@@ -15,7 +15,7 @@ RESULTS, RELIABILITY, SETTINGS = "results.csv", "reliability.csv", "settings.jso
 
 RESULT_COLUMNS = (
     "method", "shots", "draw", "query", "class", "dice", "nsd", "hd95_mm", "ece", "brier", "fit_seconds",
-    "query_seconds", "peak_mb", "error",
+    "query_seconds", "peak_mb", "expected_dice", "error",
 )  # fmt: skip
 RELIABILITY_COLUMNS = ("method", "shots", "class", "draw", "query", "bin", "confidence", "frequency", "voxels")
 

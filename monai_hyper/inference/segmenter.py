@@ -110,5 +110,4 @@ class Segmenter:
         """Segment one volume as :meth:`predict` does, and tell what Dice to expect, from 0 to 1."""
         volume = query if isinstance(query, MetaTensor) else read_image(query)
         logits = self.logits(volume)
-        of_support = self.expected_dice_ if self.polished_dice_ is None else self.polished_dice_
-        return postprocess(logits, self.plan_, volume), expected_dice(of_support, logits[None])
+        return postprocess(logits, self.plan_, volume), expected_dice(self.network_, logits[None])

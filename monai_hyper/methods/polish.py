@@ -50,12 +50,12 @@ class Polish:
     itself, a new copy in every step.
 
     From four shots on, half of the budget goes to a trial: a network from one half of the volumes is polished, and how
-    well it segments the other half tells after which share of the budget to stop, at once included. With fewer volumes
-    there is nothing to leave out, and the budget is used up.
+    well it segments the other half tells after which share of the other half of the budget to stop, at once included.
+    With fewer volumes there is nothing to leave out, and as they are soon learned by heart, half of the budget is all.
 
     Args:
         model: the trained model, left as it is.
-        budget: of all gradient steps together, the trial's included.
+        budget: of all gradient steps, the trial's included.
     """
 
     def __init__(self, model: HyperModel, budget: Budget) -> None:
@@ -65,11 +65,10 @@ class Polish:
         """Generate the network of a support set and polish it; always alike where the budget counts steps."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            parts = split(support)
+            parts, half = split(support), self.budget.part(0.5)
             if parts is None:
-                return self.polished(support, [1.0], self.budget)[0]
+                return self.polished(support, [1.0], half)[0]
             kept, out = parts
-            half = self.budget.part(0.5)
             scores = mean_dice(self.polished(support.subset(kept), LOOKS, half), support.subset(out))
             best = int(torch.tensor(scores).argmax())  # the first of equal ones
             return expecting(self.polished(support, [LOOKS[best]], half)[0], scores[best])
@@ -80,11 +79,10 @@ class Polish:
             network = self.model.condition(support)
         if isinstance(network, ConditionedNetwork):
             return self._path(network, support, shares, budget)
-        if network.whole is None:
-            return [replace(network, local=near) for near in self._path(network.local, network.support, shares, budget)]
-        near = self._path(network.local, network.support, shares, budget.part(0.5))
-        far = self._path(network.whole, support, shares, budget.part(0.5))
-        return [replace(network, local=a, whole=b) for a, b in zip(near, far)]
+        part = budget.part(1 / (1 + len(network.others)))
+        near = self._path(network.local, network.support, shares, part)
+        far = [self._path(other, support, shares, part) for other in network.others]
+        return [replace(network, local=local, others=tuple(others)) for local, *others in zip(near, *far)]
 
     def _path(
         self, network: ConditionedNetwork, support: SupportSet, shares: Sequence[float], budget: Budget
@@ -172,7 +170,7 @@ def _answers(networks: Sequence[Network], image: Tensor) -> list[Tensor]:
     if not isinstance(first, CascadeNetwork):
         prepared = first.prepare(image)
         return [enlarge(network.apply_to(prepared), first.factor, size) for network in networks]
-    if first.whole is not None:
+    if first.others:
         return [network(image) for network in networks]
     window, _ = first.finder(image)
     within = _answers([network.local for network in networks], cut(image, window))

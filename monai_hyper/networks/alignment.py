@@ -18,13 +18,6 @@ from torch import Tensor
 from monai_hyper.data.coarse import reduce
 from monai_hyper.networks.functional import enlarge, pad_small
 
-Stages = list[list[int]]
-"""Averaged voxels a side, stride, cell and reach of every stage, see :func:`_improved`; the first one is affine."""
-
-THOROUGH: Stages = [[2, 1, 3, 3], [2, 1, 3, 3], [2, 1, 2, 2], [2, 1, 2, 1], [1, 2, 2, 2]]
-QUICK: Stages = [[2, 1, 3, 2], [2, 1, 2, 2], [1, 2, 2, 1]]
-"""In a third of the time, for meta-training."""
-
 
 def voxels(size: list[int], like: Tensor) -> Tensor:
     """Indices of all voxels, ``(D, H, W, 3)``."""
@@ -46,6 +39,17 @@ def read_at(volumes: Tensor, places: Tensor, size: list[int], mode: str = "zeros
     extent = torch.tensor(size, device=places.device, dtype=places.dtype)
     grid = ((places + 0.5) * 2 / extent - 1).flip(-1)[None]
     return F.grid_sample(volumes, grid, "bilinear", mode, align_corners=False)
+
+
+def stretched(size: list[int], other: list[int], like: Tensor) -> Tensor:
+    """Where the voxels of one grid lie in another if both span the same field of view, ``(*size, 3)``.
+
+    Example:
+        >>> stretched([4, 4, 4], [2, 2, 2], torch.zeros(()))[0, 0, 0]
+        tensor([-0.2500, -0.2500, -0.2500])
+    """
+    ratio = torch.tensor([other[i] / size[i] for i in range(3)], device=like.device, dtype=like.dtype)
+    return (voxels(size, like) + 0.5) * ratio - 0.5
 
 
 def within(places: Tensor, size: list[int]) -> Tensor:
@@ -343,7 +347,9 @@ def _fit(halved: Tensor, moving: Tensor, places: Tensor) -> float:
     return float((covered * local_correlation(warped, halved[0, 0]).square()).sum() / covered.sum().clamp(min=1).sqrt())
 
 
-def _aligned(fixed: Tensor, moving: Tensor, stages: Stages, thinnest: int = 12) -> Tensor:
+def _aligned(fixed: Tensor, moving: Tensor, thinnest: int = 12) -> Tensor:
+    # averaged voxels a side, stride, cell and reach of every stage, see _improved; the first one is affine
+    stages = [[2, 1, 3, 3], [2, 1, 3, 3], [2, 1, 2, 2], [2, 1, 2, 1], [1, 2, 2, 2]]
     d, h, w = fixed.shape[2:]
     fixed, moving = pad_small(fixed, thinnest), pad_small(moving, thinnest)
     size = [moving.shape[2], moving.shape[3], moving.shape[4]]
@@ -365,12 +371,11 @@ def _aligned(fixed: Tensor, moving: Tensor, stages: Stages, thinnest: int = 12) 
     return _refined(pyramid[0][0], pyramid[0][1], found, size)[:d, :h, :w]
 
 
-def align(fixed: Tensor, moving: Tensor, stages: Stages, most_voxels: int = 200_000) -> Tensor:
+def align(fixed: Tensor, moving: Tensor, most_voxels: int = 200_000) -> Tensor:
     """Where every voxel of one image lies in another.
 
     Args:
         fixed, moving: images ``(1, 1, D, H, W)`` and ``(1, 1, d, h, w)``, of one spacing.
-        stages: ``THOROUGH`` or ``QUICK``.
         most_voxels: larger images are averaged over 2 voxels a side.
 
     Returns:
@@ -379,7 +384,7 @@ def align(fixed: Tensor, moving: Tensor, stages: Stages, most_voxels: int = 200_
 
     Example:
         >>> image = F.avg_pool3d(torch.rand(1, 1, 34, 34, 34), 5, 1)
-        >>> places = align(image, image[:, :, 3:], THOROUGH)
+        >>> places = align(image, image[:, :, 3:])
         >>> shift = (places - voxels([30, 30, 30], image))[10:20].mean((0, 1, 2))
         >>> bool((shift - torch.tensor([-3.0, 0, 0])).abs().max() < 0.3)
         True
@@ -389,9 +394,9 @@ def align(fixed: Tensor, moving: Tensor, stages: Stages, most_voxels: int = 200_
         first = fixed[:, :, a[0] : a[1], a[2] : a[3], a[4] : a[5]].float()
         second = moving[:, :, b[0] : b[1], b[2] : b[3], b[4] : b[5]].float()
         if max(first.numel(), second.numel()) > most_voxels:
-            found = _finer(_aligned(reduce(first, 2), reduce(second, 2), stages), first.shape[2:])
+            found = _finer(_aligned(reduce(first, 2), reduce(second, 2)), first.shape[2:])
         else:
-            found = _aligned(first, second, stages)
+            found = _aligned(first, second)
         shape = [fixed.shape[2], fixed.shape[3], fixed.shape[4]]
         start = torch.tensor([a[0], a[2], a[4]], device=fixed.device, dtype=torch.float32)
         offset = torch.tensor([b[0], b[2], b[4]], device=fixed.device, dtype=torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.alignment import THOROUGH, align, read_at, voxels
+from monai_hyper.networks.alignment import align, read_at, voxels
 from monai_hyper.networks.confidence import confidence
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.template import Template
@@ -35,7 +35,6 @@ class Finder(nn.Module):
     def __init__(self, template: tuple[int, int, int], factor: int, window: list[int]) -> None:
         super().__init__()
         self.factor, self.window = factor, window
-        self.stages = [list(stage) for stage in THOROUGH]
         self.template = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
         self.mask = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
 
@@ -43,7 +42,7 @@ class Finder(nn.Module):
         """First voxels and sides of the window in an image ``(1, 1, D, H, W)``, six numbers; and where its voxels, on
         the template's grid, lie in the template."""
         size = [self.template.shape[2], self.template.shape[3], self.template.shape[4]]
-        places = align(reduce(image, self.factor), self.template, self.stages)
+        places = align(reduce(image, self.factor), self.template)
         mask = read_at(self.mask, places, size)
         return window_of(mask, self.factor, self.window, image.shape[2:]), places
 
@@ -102,15 +101,15 @@ def put(logits: Tensor, window: list[int], size: list[int]) -> Tensor:
 
 
 class Cascade(nn.Module):
-    """A finder, the network for its window, and where the window is not to be trusted one for the whole volume, too.
+    """A finder, the network for its window, and where the window is not to be trusted others for the whole volume.
 
-    Of two answers the one counts that expects the higher Dice of itself. It needs no hypernetwork and no support set.
+    Of several answers the one counts that expects the highest Dice of itself. It needs no hypernetwork and no support
+    set.
     """
 
-    def __init__(self, finder: Finder, local: Target, whole: Target | None = None) -> None:
+    def __init__(self, finder: Finder, local: Target, others: Sequence[Target] = ()) -> None:
         super().__init__()
-        self.finder, self.local = finder, local
-        self.whole = nn.ModuleList([] if whole is None else [whole])
+        self.finder, self.local, self.others = finder, local, nn.ModuleList(others)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid."""
@@ -119,7 +118,7 @@ class Cascade(nn.Module):
             one = image[i : i + 1]
             window, places = self.finder(one)
             logits = put(self.local(cut(one, window)), window, one.shape[2:])
-            for whole in self.whole:  # it has the finder's template
+            for whole in self.others:  # those that are aligned have the finder's template
                 other = whole(one, [places])
                 if confidence(other) > confidence(logits):
                     logits = other
@@ -133,15 +132,16 @@ class CascadeNetwork:
 
     Args:
         finder: of the window.
-        local: network of windows; whole: of whole volumes with the finder's template, where the window is not to be
-            trusted.
+        local: network of windows.
+        others: networks of whole volumes, where the window is not to be trusted; those that are aligned have the
+            finder's template.
         support: the windows of the support volumes.
         expected_dice, polished_dice: see :class:`ConditionedNetwork`; None for a lone volume.
     """
 
     finder: Finder
     local: ConditionedNetwork
-    whole: ConditionedNetwork | None
+    others: tuple[ConditionedNetwork, ...]
     support: SupportSet
     expected_dice: float | None = None
     polished_dice: float | None = None
@@ -162,14 +162,13 @@ class CascadeNetwork:
     def _one(self, image: Tensor, inferer: Callable | None) -> Tensor:
         window, places = self.finder(image)
         logits = put(self.local(cut(image, window), inferer), window, list(image.shape[2:]))
-        if self.whole is None:
-            return logits
-        return max((logits, self.whole(image, inferer, [places])), key=confidence)
+        answers = [logits, *(other(image, inferer, [places]) for other in self.others)]
+        return answers[0] if len(answers) == 1 else max(answers, key=confidence)
 
     def materialise(self) -> Cascade:
         """A plain module that holds the weights and knows nothing of where they came from."""
-        whole = None if self.whole is None else self.whole.materialise()
-        return Cascade(copy.deepcopy(self.finder), self.local.materialise(), whole).eval()
+        others = [other.materialise() for other in self.others]
+        return Cascade(copy.deepcopy(self.finder), self.local.materialise(), others).eval()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -38,15 +40,23 @@ def confidence(logits: Tensor) -> float:
     return sum(found) / len(found)
 
 
-def expected_dice(of_support: float | None, logits: Tensor) -> float:
-    """The Dice to expect of one answer: the mean of how well the support volumes are segmented by each other, where
-    that is known, and of what the answer expects of itself.
+class Expecting(Protocol):
+    """A generated network that may know how well the volumes of its support set were segmented."""
+
+    expected_dice: float | None
+    polished_dice: float | None
+
+
+def expected_dice(network: Expecting, logits: Tensor) -> float:
+    """The Dice to expect of an answer: the mean of what its network reached on its own examples, where that is known,
+    and of what the answer expects of itself.
 
     Args:
-        of_support: see :func:`own_dice`; logits: of the answer, ``(1, N, D, H, W)``.
+        logits: of the answer, ``(1, N, D, H, W)``.
     """
+    reached = network.expected_dice if network.polished_dice is None else network.polished_dice
     own = confidence(logits)
-    return own if of_support is None else (of_support + own) / 2
+    return own if reached is None else (reached + own) / 2
 
 
 def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, whole: SupportSet) -> Tensor:

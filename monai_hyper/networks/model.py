@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.data.support import SupportSet, shots_by_size
-from monai_hyper.networks.alignment import QUICK, THOROUGH
 from monai_hyper.networks.cascade import CascadeNetwork, find_windows
 from monai_hyper.networks.confidence import own_dice
 from monai_hyper.networks.context import ContextEncoder
@@ -118,23 +117,27 @@ class HyperModel(nn.Module):
     def condition(self, support: SupportSet) -> ConditionedNetwork | CascadeNetwork:
         """Generate the network of a task.
 
-        Two are generated, one for whole volumes and one for windows around the foreground, see :class:`Cascade`. The
-        one by which the support volumes segment each other better is taken. A lone volume has nobody to ask: its
-        network has both, and asks itself for every query.
+        Three are generated: for windows around the foreground, see :class:`Cascade`; for whole volumes; and for whole
+        volumes that are not aligned, which serves what is never at the same place. The one by which the support volumes
+        segment each other best is taken. A lone volume has nobody to ask: its network has all, and asks itself for
+        every query.
         """
         factor = working_factor(support)
-        template = make_template(support.coarser(factor), THOROUGH)
-        whole, whole_logits = self.generate(support, template)
+        coarse = support.coarser(factor)
+        template = make_template(coarse)
         found = find_windows(support, template, factor)
         local, local_logits = self.generate(found.support)
+        templates = (template, make_template(coarse, aligned=False))
+        others = [self.generate(support, each) for each in templates]
         if support.shots == 1:
-            return CascadeNetwork(found.finder, local, whole, found.support)
-        everywhere = float(own_dice(whole_logits(), support, support).nanmean())
+            return CascadeNetwork(found.finder, local, tuple(network for network, _ in others), found.support)
         here = float((own_dice(local_logits(), found.support, support) * found.found).nanmean())
-        if here >= everywhere:  # never where all volumes are empty: no number is larger than none
-            return CascadeNetwork(found.finder, local, None, found.support, here)
-        whole.expected_dice = None if math.isnan(everywhere) else everywhere
-        return whole
+        dice = [float(own_dice(logits(), support, support).nanmean()) for _, logits in others]
+        if here >= max(dice):  # never where all volumes are empty: no number is larger than none
+            return CascadeNetwork(found.finder, local, (), found.support, here)
+        best = int(dice[1] > dice[0])
+        others[best][0].expected_dice = None if math.isnan(dice[best]) else dice[best]
+        return others[best][0]
 
     def generate(
         self, support: SupportSet, template: Template | None = None
@@ -152,8 +155,8 @@ class HyperModel(nn.Module):
         sizes = support.extents.tolist()
         support = support.coarser(factor)
         generator = None if self.training else torch.Generator().manual_seed(0)
-        stages = QUICK if self.training else THOROUGH
-        reading = self.read(support, make_template(support, stages) if template is None else template, generator)
+        template = make_template(support) if template is None else template
+        reading = self.read(support, template, generator)
         body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
         read = bind(self.body, body)
         features = [
@@ -166,7 +169,7 @@ class HyperModel(nn.Module):
             self.head.solve(gram, moment, annotated[None]), reading.context, reading.fraction, support.shots
         )
         heads = [head[0] for head in heads]
-        network = assemble(self.body, support.classes, reading.fields, body, heads, biases[0], factor, stages)
+        network = assemble(self.body, support.classes, reading.fields, body, heads, biases[0], factor, template.aligned)
         network.reading = reading
         return network, lambda: [
             (shots, enlarge(logits, factor, size))

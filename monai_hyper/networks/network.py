@@ -8,7 +8,6 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
-from monai_hyper.networks.alignment import THOROUGH, Stages
 from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.unet import Target, prepare
@@ -59,7 +58,7 @@ class ConditionedNetwork:
         """Align images of the whole field of view and put the prior beside them, see
         :func:`monai_hyper.networks.unet.prepare`, on the grid that the network works on."""
         fields = (self.weights[name] for name in ("template", "prior", "masks"))
-        return prepare(reduce(query, self.factor), *fields, self._target.stages, places)
+        return prepare(reduce(query, self.factor), *fields, self._target.aligned, places)
 
     def apply_to(self, prepared: Tensor) -> Tensor:
         """Logits of prepared images, or of windows of them."""
@@ -91,7 +90,7 @@ def assemble(
     heads: list[Tensor],
     bias: Tensor,
     factor: int = 1,
-    stages: Stages = THOROUGH,
+    aligned: bool = True,
 ) -> ConditionedNetwork:
     """Put the parts of a network together.
 
@@ -100,10 +99,10 @@ def assemble(
         classes: names of the ``n`` foreground classes.
         fields: "template" ``(1, 1, d, h, w)``, "masks" ``(1, n, d, h, w)`` and "prior" ``(1, P, d', h', w')``.
         heads: read-out of every feature scale and of the masks, ``(n, C_i)`` each; bias: ``(n,)``.
-        factor, stages: see :class:`Target`.
+        factor, aligned: see :class:`Target`.
     """
     sizes = fields["template"].shape[2:], fields["prior"].shape[1:]
-    target = Target(body, len(classes), *sizes, factor, stages)
+    target = Target(body, len(classes), *sizes, factor, aligned)
     found = fields | {f"reader.body.{name}": weight for name, weight in weights.items()}
     found |= {"reader.mask_head.bias": bias, "reader.mask_head.weight": heads[-1][..., None, None, None]}
     found |= {f"reader.head.{i}.weight": head[..., None, None, None] for i, head in enumerate(heads[:-1])}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.alignment import Stages, align, content, inverse, read_at, voxels, within
+from monai_hyper.networks.alignment import align, content, inverse, read_at, stretched, voxels, within
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Template:
         theirs: where the voxels of the template lie in every volume, ``(D, H, W, 3)`` each.
         own: where the voxels of every volume lie in the template, ``(d, h, w, 3)`` each.
         sizes: of the volumes.
+        aligned: whether volumes are aligned to it, or just stretched onto its field of view.
     """
 
     image: Tensor
     theirs: list[Tensor]
     own: list[Tensor]
     sizes: list[list[int]]
+    aligned: bool = True
 
     @property
     def size(self) -> list[int]:
@@ -54,10 +56,13 @@ class Template:
 
 
 @torch.no_grad()
-def make_template(support: SupportSet, stages: Stages) -> Template:
+def make_template(support: SupportSet, aligned: bool = True) -> Template:
     """Align all volumes to the one that shows most, and average them.
 
     Volumes are taken in an order of their own, so that the order of the support cannot matter.
+
+    Args:
+        aligned: otherwise the fields of view are stretched onto that volume's, for what may be anywhere in them.
     """
     sizes = support.extents.tolist()
     images = [support.images[k : k + 1, :, :d, :h, :w].float() for k, (d, h, w) in enumerate(sizes)]
@@ -68,12 +73,16 @@ def make_template(support: SupportSet, stages: Stages) -> Template:
     theirs_of, own_of = {first: own}, {first: own}
     total, count = reference.clone(), torch.ones_like(reference)
     for shot in order[1:]:
-        places = align(reference, images[shot], stages)
-        theirs_of[shot], own_of[shot] = places, inverse(places, sizes[shot])
+        if aligned:
+            places = align(reference, images[shot])
+            theirs_of[shot], own_of[shot] = places, inverse(places, sizes[shot])
+        else:
+            places = stretched(sizes[first], sizes[shot], reference)
+            theirs_of[shot], own_of[shot] = places, stretched(sizes[shot], sizes[first], reference)
         covered = within(places, sizes[shot])
         total, count = total + covered * read_at(images[shot], places, sizes[shot], "border"), count + covered
     shots = range(support.shots)
-    return Template(total / count, [theirs_of[k] for k in shots], [own_of[k] for k in shots], sizes)
+    return Template(total / count, [theirs_of[k] for k in shots], [own_of[k] for k in shots], sizes, aligned)
 
 
 def _rank(image: Tensor, labels: Tensor) -> tuple[int, int, float]:

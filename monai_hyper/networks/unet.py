@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
-from monai_hyper.networks.alignment import THOROUGH, Stages, align, read_at
+from monai_hyper.networks.alignment import align, read_at, stretched
 from monai_hyper.networks.functional import enlarge, pad_high, pad_small
 
 
@@ -148,7 +148,7 @@ class Target(nn.Module):
         template: size of the template, ``(d, h, w)``.
         prior: size of the learned prior volume over the template, ``(channels, d', h', w')``.
         factor: the network sees the mean of so many voxels along each side, and its logits are enlarged.
-        stages: of the alignment.
+        aligned: whether images are aligned to the template, or stretched onto it.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class Target(nn.Module):
         template: tuple[int, int, int],
         prior: tuple[int, int, int, int],
         factor: int = 1,
-        stages: Stages = THOROUGH,
+        aligned: bool = True,
     ) -> None:
         super().__init__()
         self.factor = factor
-        self.stages = [list(stage) for stage in stages]
+        self.aligned = aligned
         self.template = nn.Parameter(torch.zeros(1, 1, *template))
         self.masks = nn.Parameter(torch.zeros(1, classes, *template))
         self.prior = nn.Parameter(torch.zeros(1, *prior))
@@ -172,7 +172,7 @@ class Target(nn.Module):
         """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid; places: see
         :func:`prepare`."""
         reduced = reduce(image, self.factor)
-        logits = self.reader(prepare(reduced, self.template, self.prior, self.masks, self.stages, places))
+        logits = self.reader(prepare(reduced, self.template, self.prior, self.masks, self.aligned, places))
         return enlarge(logits, self.factor, image.shape[2:])
 
 
@@ -181,7 +181,7 @@ def prepare(
     template: Tensor,
     prior: Tensor,
     masks: Tensor,
-    stages: Stages,
+    aligned: bool,
     places: list[Tensor] | None = None,
 ) -> Tensor:
     """Put what is expected where beside images; the result may be cut into windows.
@@ -190,7 +190,8 @@ def prepare(
         image: of the whole field of view, ``(B, 1, D, H, W)``; template: ``(1, 1, d, h, w)``, one
             voxel where there is none.
         prior: over the template, ``(1, P, d', h', w')``; masks: ``(1, n, d, h, w)``.
-        stages: of the alignment; places: where the voxels of every image lie in the template, if that is known.
+        aligned: whether images are aligned to the template, or stretched onto it.
+        places: where the voxels of every image lie in the template, if that is known.
 
     Returns:
         see :func:`beside`.
@@ -203,7 +204,10 @@ def prepare(
             image, flat.expand(image.shape[0], -1, image.shape[2], image.shape[3], image.shape[4]), prior.shape[1]
         )
     for i in range(image.shape[0]):
-        there = align(image[i : i + 1], template, stages) if places is None else places[i]
+        if not aligned:
+            there = stretched([image.shape[2], image.shape[3], image.shape[4]], size, image)
+        else:
+            there = align(image[i : i + 1], template) if places is None else places[i]
         found.append(torch.cat([read_at(prior, there, size), read_at(masks, there, size)], 1))
     return beside(image, torch.cat(found), prior.shape[1])
 

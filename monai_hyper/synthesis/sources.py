@@ -140,8 +140,10 @@ def load_sources(root: Path) -> Sources:
     add("fetal_brain_mr")
     add("colin27_mr", held_out=(37, 38))
     if (root / "headneck_ct").is_dir():
-        split = json.loads((root / "headneck_ct" / "dataset.json").read_text(encoding="utf-8"))["split"]["train"]
-        add("headneck_ct", split, held_out=HEADNECK_HELD_OUT, is_ct=True)
+        description = json.loads((root / "headneck_ct" / "dataset.json").read_text(encoding="utf-8"))
+        cases = description.get("split", {}).get("train", [])
+        if cases:
+            add("headneck_ct", cases, held_out=HEADNECK_HELD_OUT, is_ct=True)
     for path in sorted((root / "atlas_labels" / "labels").glob("*.nii.gz")):
         labels, spacing = _volume(path)
         cut = (slice(None, None, max(1, round(0.6 / spacing[0]))),) * 2
