@@ -22,7 +22,7 @@ REACH = 1.3
 
 
 class Shelf:
-    """Label maps, images and blocks on the device that draws tasks; each is put there when it is first wanted.
+    """Label maps, images and blocks of the sources on the device that draws tasks, each from when it is first wanted.
 
     Args:
         sources: what tasks are made of.
@@ -31,33 +31,28 @@ class Shelf:
 
     def __init__(self, sources: Sources, device: torch.device | str = "cpu") -> None:
         self.sources, self.device = sources, torch.device(device)
-        self._held: dict[tuple[int, str], tuple[Subject, Tensor]] = {}
-        self._blocks: dict[tuple[int, int], tuple[Subject, Tensor]] = {}
+        held = [held for cohort in sources.cohorts.values() for held in cohort.subjects]
+        self._lasting = {id(volume) for one in held for volume in (one.labels, one.image)}
+        self._volumes: dict[int, Tensor] = {}
+        self._blocks: dict[tuple[int, int], Tensor] = {}
         self._lesions: dict[int, Tensor] = {}
 
-    def labels(self, held: Subject) -> Tensor:
-        """Label map ``(D, H, W)`` uint8."""
-        return self._fetched(held, "labels")
-
-    def image(self, held: Subject) -> Tensor:
-        """Image ``(D, H, W)``."""
-        return self._fetched(held, "image")
-
-    def _fetched(self, held: Subject, what: str) -> Tensor:
-        volume = getattr(held, what)
+    def here(self, volume: Tensor) -> Tensor:
+        """A label map or image on the device; it is kept there if it is of the sources."""
         if volume.device == self.device:
             return volume
-        known = self._held.get((id(held), what))
-        if known is None or known[0] is not held:  # the subject is kept with its copy, so that no other gets its id
-            known = self._held[id(held), what] = held, volume.to(self.device)
-        return known[1]
+        if id(volume) not in self._lasting:
+            return volume.to(self.device)
+        if id(volume) not in self._volumes:
+            self._volumes[id(volume)] = volume.to(self.device)
+        return self._volumes[id(volume)]
 
     def block(self, held: Subject, value: int) -> Tensor:
-        """Where a subject has the value, in and around its box there, ``(SIDE, SIDE, SIDE)`` uint8."""
-        known = self._blocks.get((id(held), value))
-        if known is None or known[0] is not held:
-            known = self._blocks[id(held), value] = held, cut_block(held, value).to(self.device)
-        return known[1]
+        """Where a subject of the sources has the value, in and around its box, ``(SIDE, SIDE, SIDE)`` uint8."""
+        key = id(held), value
+        if key not in self._blocks:
+            self._blocks[key] = cut_block(held, value).to(self.device)
+        return self._blocks[key]
 
     def lesion(self, number: int) -> Tensor:
         """A lesion mask of the sources as a block."""

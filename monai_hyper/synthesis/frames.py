@@ -79,7 +79,9 @@ def make_frame(plan: Plan, size: list[int], local: bool, rng: np.random.Generato
     own = rng.standard_normal((cases, 7)).clip(-2, 2)
     scale = np.exp((own[:, 3:4] + own[:, 4:] / 3) * (0.14 if plan.alone else 0.09))
     matrix = _turns(own[:, :3] * (12 if plan.alone else 7), scale) @ common * spacing
-    offsets = -np.linalg.solve(matrix, spread[..., None])[..., 0]
+    # the same place, the middle of what is wanted, in the case's grid and in the common one
+    own_place = -np.linalg.solve(matrix, (away + spread)[..., None])[..., 0]
+    offsets = own_place + np.linalg.solve(common[0] * spacing, away)
     offsets[1:] += ALIGNMENT_ERROR * rng.standard_normal((cases - 1, 3))
     bend = rng.uniform(0.015, 0.045) if plan.alone else rng.uniform(0, 0.022)
     knots = int(rng.integers(3, 6))

@@ -264,7 +264,7 @@ def _envelope(places: np.ndarray, lengths: np.ndarray, rng: np.random.Generator)
     """An ellipsoid around most of the structures of every case, as a matrix to the unit ball and a shift."""
     cases = len(places)
     low, high = (places - lengths / 2).min(1).mean(0), (places + lengths / 2).max(1).mean(0)
-    sides = (high - low) / 2 * rng.uniform(0.95, 1.6) * np.exp(rng.uniform(-0.2, 0.2, 3))
+    sides = (high - low) / 2 * rng.uniform(1.05, 1.8) * np.exp(rng.uniform(-0.2, 0.2, 3))
     sides = sides * np.exp(0.08 * rng.standard_normal((cases, 3)))
     middle = (low + high) / 2 + 0.1 * sides * rng.standard_normal((cases, 3))
     matrix = np.swapaxes(_rotation(5 * rng.standard_normal((cases, 3))), -1, -2) / sides[..., None]
@@ -273,17 +273,14 @@ def _envelope(places: np.ndarray, lengths: np.ndarray, rng: np.random.Generator)
 
 def _lesion_plan(sources: Sources, shots: int, cases: int, rng: np.random.Generator) -> Plan | None:
     """Lesions in or about a structure of a rendered body; some volumes show none."""
-    whole = [c for c in _donors(sources) if c.body_is_labelled] or _donors(sources)
-    if rng.random() < 0.3:
-        plan = _organ_plan(sources, 1, cases, rng)
-    else:
-        plan = _cohort_plan("lesions", whole[int(rng.integers(len(whole)))], 1, cases, rng)
+    plans = [_host_plan(sources, cases, rng) for _ in range(2)]
+    plan = max((p for p in plans if p is not None), key=lambda p: p.extent.prod(), default=None)
     if plan is None:
         return None
-    host = plan.extent.mean()
-    side = (
-        host * np.exp(rng.uniform(np.log(0.1), np.log(0.7))) * np.exp(0.35 * rng.standard_normal((cases, MOST_LESIONS)))
-    )
+    # between the shortest and the mean side of the organ, so that flat ones have lesions as well
+    host = (plan.extent.min() * plan.extent.mean()) ** 0.5
+    side = host * np.exp(rng.uniform(np.log(0.25), np.log(0.8)))
+    side = side * np.exp(0.35 * rng.standard_normal((cases, MOST_LESIONS)))
     ratio = np.exp(0.15 * rng.standard_normal((cases, MOST_LESIONS, 3)))
     turn = _rotation(rng.uniform(-180, 180, (cases, MOST_LESIONS, 3)))
     matrix = turn * (2 / (REACH * side[..., None] * ratio))[..., None]
@@ -292,5 +289,13 @@ def _lesion_plan(sources: Sources, shots: int, cases: int, rng: np.random.Genera
         counts[int(rng.integers(shots))] = 1
     drawn = rng.integers(max(1, len(sources.lesions)), size=(cases, MOST_LESIONS))
     blobs = rng.random(drawn.shape) < rng.choice([0.1, 0.9]) if sources.lesions else np.ones(drawn.shape, bool)
-    lesions = Lesions(np.where(blobs, -1, drawn), matrix, counts, bool(rng.random() < 0.5))
+    lesions = Lesions(np.where(blobs, -1, drawn), matrix, counts, bool(rng.random() < 0.7))
     return replace(plan, family="lesions", real=False, lesions=lesions)
+
+
+def _host_plan(sources: Sources, cases: int, rng: np.random.Generator) -> Plan | None:
+    """A structure that may have lesions, in a rendered body."""
+    whole = [c for c in _donors(sources) if c.body_is_labelled] or _donors(sources)
+    if rng.random() < 0.3:
+        return _organ_plan(sources, 1, cases, rng)
+    return _cohort_plan("lesions", whole[int(rng.integers(len(whole)))], 1, cases, rng)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy import ndimage
 
 from monai_hyper.synthesis.geometry import centre_grid
 from monai_hyper.synthesis.operators import chance, smooth_noise, uniform
-from monai_hyper.synthesis.sources import Cohort, Subject, subject
+from monai_hyper.synthesis.sources import Cohort, Subject, boxes_of, subject
 
 SHAPE_SIDE = 56
 """Voxels of a map of shapes along each axis."""
 
-SUPERVOXEL_SIDE = 72
-"""A map of supervoxels has at most about so many voxels along an axis."""
+LONGEST = 72
+"""A part of an image that is divided into supervoxels has at most so many voxels along an axis."""
 
 TIGHTNESS = 0.6
 """Weight of the distance in space against that of the intensities, in deviations."""
 
 ROUNDS = 3
+
+EMPTY = 0.15
+"""Parts darker than this share of the range of intensities are empty space."""
 
 
 def random_shapes(rng: np.random.Generator) -> Cohort:
@@ -47,26 +52,29 @@ def supervoxel_cohort(held: Subject, is_ct: bool, rng: np.random.Generator) -> C
 
     After Ouyang et al., "Self-Supervision with Superpixels", 2020, https://arxiv.org/abs/2007.09886.
     """
-    image, spacing = _part(held, rng)
-    deviation = float(image.std())
-    if deviation < 1e-3 * (abs(float(image.mean())) + 1e-6):
+    box = _part(held, rng)
+    image = held.image[box].numpy()
+    low, high = np.percentile(image, [1, 99])
+    if not high - low > 1e-3 * (abs(low) + abs(high)):
         return None
-    labels = supervoxels(image / deviation, int(rng.integers(30, 90)), rng)
-    found = subject(labels, spacing, image)
-    foregrounds = tuple(v for v in found.boxes if _is_whole(v, found, image.shape, spacing))
+    parts = supervoxels(image / image.std(), int(rng.integers(30, 90)), rng)
+    numbers = range(1, int(parts.max()) + 1)
+    seen = np.array([0, *ndimage.mean(image, parts, numbers)]) > low + EMPTY * (high - low)
+    labels = np.zeros(held.labels.shape, dtype=np.uint8)
+    labels[box] = parts
+    found = replace(held, labels=torch.from_numpy(labels), boxes=boxes_of(labels, held.spacing.numpy()))
+    foregrounds = tuple(v for v in found.boxes if seen[v] and _is_whole(parts == v))
     return Cohort("supervoxels", [found], foregrounds, is_ct=is_ct) if foregrounds else None
 
 
-def _part(held: Subject, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A random box of 50 to 160 mm a side, around a labelled structure; its image and spacing."""
+def _part(held: Subject, rng: np.random.Generator) -> tuple[slice, slice, slice]:
+    """A random box of 50 to 160 mm a side, around a labelled structure."""
     middle = held.boxes[int(rng.choice(list(held.boxes)))][0]
     spacing, size = held.spacing.numpy().astype(float), np.array(held.labels.shape)
     sides = np.exp(rng.uniform(np.log(50), np.log(160))) * np.exp(rng.uniform(-0.2, 0.2, 3))
-    count = np.clip(np.round(sides / spacing), 12, size).astype(int)
+    count = np.clip(np.round(sides / spacing), 8, np.minimum(size, LONGEST)).astype(int)
     start = np.clip(np.round(middle / spacing - count / 2), 0, size - count).astype(int)
-    stride = np.maximum(1, np.round(count / SUPERVOXEL_SIDE).astype(int))
-    box = tuple(slice(a, a + n, s) for a, n, s in zip(start, count, stride))
-    return held.image[box].numpy().astype(np.float32), spacing * stride
+    return tuple(slice(a, a + n) for a, n in zip(start, count))
 
 
 def supervoxels(image: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -93,9 +101,7 @@ def supervoxels(image: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     return (nearest + 1).to(torch.uint8).numpy().reshape(image.shape)
 
 
-def _is_whole(value: int, held: Subject, shape: tuple[int, ...], spacing: np.ndarray) -> bool:
-    """Whether a part does not reach the border, and no box that is nearly the whole."""
-    middle, length = held.boxes[value]
-    sides = np.array(shape) * spacing
-    low, high = middle - length / 2, middle + length / 2
-    return bool((low > 0).all() and (high < sides - spacing).all() and (length < 0.6 * sides).all())
+def _is_whole(part: np.ndarray) -> bool:
+    """Whether a part does not reach the border of its box, and is not nearly as long."""
+    inside = ndimage.find_objects(part.astype(np.uint8))[0]
+    return all(0 < s.start and s.stop < n and s.stop - s.start < 0.6 * n for s, n in zip(inside, part.shape))

@@ -65,7 +65,7 @@ def gather(subjects: Sequence[Subject], points: Tensor, shelf: Shelf) -> Tensor:
             nearest = (points[rows, axis] / spacing).round_()
             index = index * side + nearest.clamp(0, side - 1).int()
             inside = (nearest >= 0) & (nearest < side) & inside
-        values = shelf.labels(held).flatten().index_select(0, index.flatten()).view(index.shape)
+        values = shelf.here(held.labels).flatten().index_select(0, index.flatten()).view(index.shape)
         found[rows, 0] = values * inside
     return found
 
@@ -74,7 +74,7 @@ def gather_images(subjects: Sequence[Subject], points: Tensor, shelf: Shelf) -> 
     """Intensities of subjects, linearly interpolated; beyond the border they continue. See :func:`gather`."""
     found = torch.empty(len(points), 1, *points.shape[2:], device=points.device)
     for held, rows in _distinct(subjects):
-        image = shelf.image(held)
+        image = shelf.here(held.image)
         middle = (torch.tensor(image.shape, device=points.device) - 1) / 2
         at = points[rows].permute(0, 2, 3, 4, 1) / held.spacing.to(points.device) - middle
         found[rows] = sample(image.expand(len(rows), 1, *image.shape), at)
@@ -93,7 +93,10 @@ def put_together(plans: Sequence[Plan], points: Tensor, shelf: Shelf, generator:
     """Bodies of single structures; what is wanted lies on top of the others. See :func:`scene`."""
     bodies = [plan.organs for plan in plans]
     parts = points.split(len(points) // len(bodies))
-    values = torch.cat([_inside(organs, part) for organs, part in zip(bodies, parts)]).to(torch.uint8) * BODY
+    inside = torch.cat([_inside(organs, part) for organs, part in zip(bodies, parts)])
+    endless = torch.tensor([organs.body is None for organs in bodies], device=points.device)
+    endless = endless.repeat_interleave(len(parts[0])).view(-1, 1, 1, 1, 1)
+    values = (inside & ~endless).to(torch.uint8) * BODY
     for slot in reversed(range(max(len(organs.values) for organs in bodies))):
         chosen = [t for t, organs in enumerate(bodies) if slot < len(organs.values)]
         blocks = _slot_blocks([bodies[t] for t in chosen], slot, shelf, generator)
@@ -103,14 +106,14 @@ def put_together(plans: Sequence[Plan], points: Tensor, shelf: Shelf, generator:
             _stacked([getattr(bodies[t], n)[:, slot] for t in chosen], points) for n in ("matrix", "shift")
         )
         shown = put(blocks, matrix, shift, points[rows])
-        values[rows] = values[rows].masked_fill_(shown, FIRST_ORGAN + slot)
+        values[rows] = values[rows].masked_fill_(shown & inside[rows], FIRST_ORGAN + slot)
     return values
 
 
 def _inside(organs: Organs, points: Tensor) -> Tensor:
-    """Where the body is, nowhere if there is no end of it, ``(C, 1, D, H, W)`` bool."""
+    """Where the body is, everywhere if there is no end of it, ``(C, 1, D, H, W)`` bool."""
     if organs.body is None:
-        return torch.zeros(len(points), 1, *points.shape[2:], dtype=torch.bool, device=points.device)
+        return torch.ones(len(points), 1, *points.shape[2:], dtype=torch.bool, device=points.device)
     matrix, shift = (torch.from_numpy(x).to(points) for x in organs.body)
     at = torch.baddbmm(shift[..., None], matrix, points.flatten(2))
     return (at.square().sum(1, keepdim=True) < 1).view(len(points), 1, *points.shape[2:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -89,6 +89,11 @@ class TaskEngine:
         self.families = possible_families(sources, weights)
         self.odds = np.array([weights[f] for f in self.families]) / sum(weights[f] for f in self.families)
         self._most = np.array([most_classes(f, sources) for f in self.families])
+
+    def of_family(self, family: str) -> TaskEngine:
+        """Like this one, for tasks of one family alone."""
+        settings = replace(self.settings, families={family: 1.0})
+        return TaskEngine(self.sources, settings, self.seed, self.shelf.device)
 
     def episode(self, index: int) -> Episode:
         """Task number ``index``: that of a batch of one."""
