@@ -47,8 +47,8 @@ def grid_size(plan: Plan, voxels: float, local: bool, rng: np.random.Generator) 
         low, high = 1e-3, 1e3
         for _ in range(60):
             spacing = (low * high) ** 0.5
-            low, high = (spacing, high) if (MARGIN * extent / spacing + RIM).prod() > voxels else (low, spacing)
-        sides = MARGIN * extent / spacing + RIM
+            sides = MARGIN * extent / spacing + _rim(voxels)
+            low, high = (spacing, high) if sides.prod() > voxels else (low, spacing)
     else:
         sides = extent * np.exp(rng.uniform(-0.35, 0.35, 3))
         sides = np.clip(sides, sides.max() * 0.4, None)
@@ -56,10 +56,15 @@ def grid_size(plan: Plan, voxels: float, local: bool, rng: np.random.Generator) 
     return [int(n) for n in np.clip(np.round(sides), *_limits(voxels))]
 
 
+def _rim(voxels: float) -> float:
+    """``RIM``, or less where windows are so small that nothing would be left of them."""
+    return min(RIM, 0.4 * voxels ** (1 / 3))
+
+
 def _limits(voxels: float) -> tuple[int, int]:
     """Fewest and most voxels of a side."""
     cube = voxels ** (1 / 3)
-    return min(20, int(cube)), int(max(20, 2.2 * cube))
+    return min(20, int(0.75 * cube)), int(max(20, 2.2 * cube))
 
 
 def make_frame(plan: Plan, size: list[int], local: bool, rng: np.random.Generator) -> Frame:
@@ -91,7 +96,7 @@ def make_frame(plan: Plan, size: list[int], local: bool, rng: np.random.Generato
 def _spacing(extent: np.ndarray, total: np.ndarray, sides: np.ndarray, local: bool, rng: np.random.Generator) -> float:
     """Voxel size in mm at which a grid shows what is wanted, with a margin."""
     if local:
-        return float((MARGIN * extent / np.maximum(sides - RIM, 4)).max())
+        return float((MARGIN * extent / np.maximum(sides - _rim(sides.prod()), 4)).max())
     near = rng.random() < 0.65
     margin = np.exp(rng.uniform(np.log(1.15), np.log(4.5)) if near else rng.uniform(np.log(3), np.log(12)))
     spacing = margin * np.exp(np.log(extent / sides).mean())

@@ -27,6 +27,9 @@ from monai_hyper.synthesis.sources import Sources
 TRIES = 12
 """Draws of one family before another is chosen, so that a family whose draws often fail is not lost."""
 
+ROUNDS = 16
+"""Draws of tasks until another layout is chosen."""
+
 FEWEST_VOXELS = 15
 """A support volume shows at least so many voxels of every class."""
 
@@ -35,7 +38,7 @@ LOCAL = 0.4
 
 SHOTS = {1: 0.24, 2: 0.18, 3: 0.18, 4: 0.18, 5: 0.1, 6: 0.07, 8: 0.05}
 CLASSES = {1: 0.77, 2: 0.1, 3: 0.06, 4: 0.04, 6: 0.02, 8: 0.01}
-"""How often tasks have so many shots, and foreground classes; fewer where a family has no more."""
+"""How often tasks have so many shots, and classes; fewer where a family has no more, or volumes are small."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,11 @@ class TaskEngine:
     def _draw(self, index: int, tasks: int) -> TaskBatch:
         rng = np.random.default_rng([self.seed, index])
         generator = torch.Generator(self.shelf.device).manual_seed(int(rng.integers(2**62)))
-        layout, family = self._layout(rng)
-        drawer = _Drawer(self, layout, [np.random.default_rng([self.seed, index, t]) for t in range(tasks)], family)
-        plans, frames, values, labels, points = drawer.all_shown(generator)
+        rngs, found = [np.random.default_rng([self.seed, index, task]) for task in range(tasks)], None
+        while found is None:
+            layout, family = self._layout(rng)
+            found = _Drawer(self, layout, rngs, family).all_shown(generator)
+        plans, frames, values, labels, points = found
         images = images_of(plans, values, labels, points, layout.shots, self.shelf, rng, generator)
         images, labels = _padded(images, labels, plans, layout, rng)
         shape = (tasks, layout.cases, *images.shape[1:])
@@ -128,7 +133,7 @@ class TaskEngine:
         cases = max(shots + 1, min(shots + 3, round(self.settings.budget / voxels)))
         family = str(rng.choice(self.families, p=self.odds))
         classes = int(rng.choice(list(CLASSES), p=list(CLASSES.values())))
-        classes = min(classes, int(self._most[self.families.index(family)]))
+        classes = min(classes, int(self._most[self.families.index(family)]), max(1, int(voxels ** (1 / 3) / 8)))
         return Layout(voxels, shots, cases, classes, bool(rng.random() < LOCAL)), family
 
     def family(self, classes: int, rng: np.random.Generator) -> str:
@@ -163,12 +168,15 @@ class _Drawer:
                 self.size = self.size or grid_size(plan, layout.voxels, layout.local, rng)
                 return plan, make_frame(plan, self.size, layout.local, rng)
 
-    def all_shown(self, generator: torch.Generator) -> tuple[list[Plan], list[Frame], Tensor, Tensor, Tensor]:
-        """Plans, frames, scenes, labels and positions of all tasks; what shows too little is drawn again."""
+    def all_shown(self, generator: torch.Generator) -> tuple[list[Plan], list[Frame], Tensor, Tensor, Tensor] | None:
+        """Plans, frames, scenes, labels and positions of all tasks; what shows too little is drawn again.
+
+        None where the layout does not seem to allow for tasks that show enough.
+        """
         drawn = [self._plan(task) for task in range(len(self.rngs))]
         held = self._volumes(drawn, list(range(len(drawn))), generator)
         cases = self.layout.cases
-        while True:
+        for _ in range(ROUNDS):
             missing = self._missing([plan for plan, _ in drawn], held[1])
             if not missing:
                 return [plan for plan, _ in drawn], [frame for _, frame in drawn], *held
@@ -178,6 +186,7 @@ class _Drawer:
             rows = [task * cases + case for task in missing for case in range(cases)]
             for volumes, others in zip(held, found):
                 volumes[rows] = others
+        return None
 
     def _volumes(
         self, drawn: Sequence[tuple[Plan, Frame]], tasks: Sequence[int], generator: torch.Generator
