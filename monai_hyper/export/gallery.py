@@ -26,7 +26,7 @@ def write_gallery(engine: TaskEngine, tasks: int, folder: Path) -> Path:
     """Draw tasks of all families in turn and show them on one page, with a picture and a row of figures each.
 
     Args:
-        engine: whose families; each of them draws its tasks number 0, 1, ... with the engine's seed.
+        engine: whose families; task number i of the page is that number of its family, with the engine's seed.
         folder: is made; gets ``index.html`` and one PNG file per task.
 
     Returns:
@@ -35,7 +35,7 @@ def write_gallery(engine: TaskEngine, tasks: int, folder: Path) -> Path:
     rows, pictures = [], []
     engines = [engine.of_family(family) for family in engine.families]
     for index in range(tasks):
-        episode = engines[index % len(engines)].episode(index // len(engines))
+        episode = engines[index % len(engines)].episode(index)
         path = task_picture(episode, folder / f"task_{index:03d}.png")
         facts = facts_of(episode)
         rows.append({"task": index} | facts)

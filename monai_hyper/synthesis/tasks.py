@@ -110,7 +110,7 @@ class TaskEngine:
     def _draw(self, index: int, tasks: int) -> TaskBatch:
         rng = np.random.default_rng([self.seed, index])
         generator = torch.Generator(self.shelf.device).manual_seed(int(rng.integers(2**62)))
-        rngs, found = [np.random.default_rng([self.seed, index, task]) for task in range(tasks)], None
+        rngs, found = [np.random.default_rng([self.seed, index, 1 + task]) for task in range(tasks)], None
         while found is None:
             layout, family = self._layout(rng)
             found = _Drawer(self, layout, rngs, family).all_shown(generator)
@@ -218,8 +218,8 @@ def _plane(rng: np.random.Generator) -> np.ndarray:
 
 def shown(labels: Tensor, classes: int, cases: int) -> Tensor:
     """Voxels of background and of every class, ``(T, C, N)``, on the CPU."""
-    counts = [(labels == value).flatten(1).sum(1) for value in range(classes + 1)]
-    return torch.stack(counts, 1).view(-1, cases, classes + 1).cpu()
+    counts = [(labels == value).flatten(1).float().sum(1) for value in range(classes + 1)]  # faster than to count
+    return torch.stack(counts, 1).view(-1, cases, classes + 1).long().cpu()
 
 
 def _sufficient(counts: Tensor, shots: int, sparse: bool) -> bool:
