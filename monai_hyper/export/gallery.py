@@ -23,18 +23,19 @@ _BACKGROUND = "#101418"
 
 
 def write_gallery(engine: TaskEngine, tasks: int, folder: Path) -> Path:
-    """Draw tasks and show them on one page, with a picture and a row of figures each.
+    """Draw tasks of all families in turn and show them on one page, with a picture and a row of figures each.
 
     Args:
-        engine: draws the tasks number 0 to ``tasks - 1``.
+        engine: whose families; task number i of the page is that number of its family, with the engine's seed.
         folder: is made; gets ``index.html`` and one PNG file per task.
 
     Returns:
         the page.
     """
     rows, pictures = [], []
+    engines = [engine.of_family(family) for family in engine.families]
     for index in range(tasks):
-        episode = engine.episode(index)
+        episode = engines[index % len(engines)].episode(index)
         path = task_picture(episode, folder / f"task_{index:03d}.png")
         facts = facts_of(episode)
         rows.append({"task": index} | facts)

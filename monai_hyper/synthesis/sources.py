@@ -60,14 +60,18 @@ class Sources:
 def subject(labels: np.ndarray, spacing, image: np.ndarray | None = None) -> Subject:
     """Build a :class:`Subject` from arrays in RAS+ order; spacing in mm."""
     spacing = np.asarray(spacing, dtype=float)
-    boxes = {
+    picture = None if image is None else torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    held = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))
+    return Subject(held, picture, torch.tensor(spacing, dtype=torch.float32), boxes_of(labels, spacing))
+
+
+def boxes_of(labels: np.ndarray, spacing: np.ndarray) -> dict[int, np.ndarray]:
+    """Boxes around the values of a label map, see :class:`Subject`."""
+    return {
         value: spacing * [[(s.start + s.stop - 1) / 2 for s in box], [s.stop - s.start for s in box]]
         for value, box in enumerate(ndimage.find_objects(labels), start=1)
         if box is not None
     }
-    picture = None if image is None else torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    held = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))
-    return Subject(held, picture, torch.tensor(spacing, dtype=torch.float32), boxes)
 
 
 def _volume(path: Path) -> tuple[np.ndarray, np.ndarray]:

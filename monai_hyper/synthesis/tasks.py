@@ -1,30 +1,44 @@
-"""Draw one training task: what to find, several anatomies, one image model."""
+"""Draw training tasks: what to find, several anatomies, one image model; many volumes at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from monai_hyper.data.support import SupportSet
-from monai_hyper.synthesis import contrast
-from monai_hyper.synthesis.batch import Episode
-from monai_hyper.synthesis.geometry import centre_grid, random_affine, random_field, sample
-from monai_hyper.synthesis.sources import Cohort, Sources, Subject, subject
-from monai_hyper.transforms.intensity import harmonise_ct, harmonise_mr
-
-LESION = 255
-BACKGROUND_PARTS = 240
-"""First of the values that divide unlabelled tissue."""
+from monai_hyper.synthesis.batch import Episode, TaskBatch
+from monai_hyper.synthesis.blocks import Shelf
+from monai_hyper.synthesis.frames import Frame, grid_size, make_frame, positions, sides_kept
+from monai_hyper.synthesis.imaging import images_of
+from monai_hyper.synthesis.plans import (
+    FAMILIES,
+    LESION,
+    Plan,
+    draw_plan,
+    most_classes,
+    possible_families,
+)  # fmt: skip
+from monai_hyper.synthesis.scenes import class_labels, layered, scene, with_walls
+from monai_hyper.synthesis.sources import Sources
 
 TRIES = 12
 """Draws of one family before another is chosen, so that a family whose draws often fail is not lost."""
 
+ROUNDS = 16
+"""Draws of tasks until another layout is chosen."""
+
 FEWEST_VOXELS = 15
 """A support volume shows at least so many voxels of every class."""
+
+LOCAL = 0.4
+"""Share of the batches whose volumes are windows around the foreground."""
+
+SHOTS = {1: 0.24, 2: 0.18, 3: 0.18, 4: 0.18, 5: 0.1, 6: 0.07, 8: 0.05}
+CLASSES = {1: 0.77, 2: 0.1, 3: 0.06, 4: 0.04, 6: 0.02, 8: 0.01}
+"""How often tasks have so many shots, and classes; fewer where a family has no more, or volumes are small."""
 
 
 @dataclass(frozen=True)
@@ -32,286 +46,205 @@ class TaskSettings:
     """How tasks are drawn.
 
     Args:
-        voxels: volumes have between ``voxels[0]`` and ``voxels[1]`` voxels, smaller ones more often.
-        budget: voxels of all volumes of an episode together, about.
-        families: how often each family is drawn.
+        voxels: volumes have between ``voxels[0]`` and ``voxels[1]`` voxels, about, smaller ones more often.
+        budget: voxels of all volumes of a task together, about.
+        families: how often each family is drawn; default: see ``FAMILIES``.
+        tasks: in a batch.
     """
 
     voxels: tuple[int, int] = (20_000, 90_000)
     budget: int = 200_000
     families: dict[str, float] | None = None
-
-
-FAMILIES = {
-    "brain_labels": 0.24, "headneck_labels": 0.12, "abdomen": 0.06, "knee": 0.03, "shapes": 0.1, "lesions": 0.08,
-    "headneck_ct": 0.12, "fetal_brain_mr": 0.08, "macaque_mr": 0.08, "colin27_mr": 0.09,
-}  # fmt: skip
+    tasks: int = 1
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Fields of view of the cases of a task, on grids of one size.
+class Layout:
+    """What the tasks of a batch share: voxels of a volume, about; shots; cases, support and queries; classes."""
 
-    Args:
-        points: sampled positions in mm from the first voxel, ``(B, D, H, W, 3)``.
-        spacing: of the grid, in mm.
-    """
-
-    points: Tensor
-    spacing: float
+    voxels: float
+    shots: int
+    cases: int
+    classes: int
+    local: bool
 
 
 class TaskEngine:
-    """Endless tasks from :class:`Sources`; task ``i`` depends on the seed and ``i`` alone.
+    """Endless tasks from :class:`Sources`; a batch depends on the seed and its number alone.
 
     Args:
         sources: what tasks are made of.
         settings: how they are drawn.
         seed: another seed, other tasks.
+        device: where tasks are drawn and stay; another kind of device, other tasks.
     """
 
-    def __init__(self, sources: Sources, settings: TaskSettings | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        settings: TaskSettings | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.sources, self.settings, self.seed = sources, settings or TaskSettings(), seed
+        self.shelf = Shelf(sources, device)
         weights = self.settings.families or FAMILIES
-        possible = {"shapes", *sources.cohorts}
-        if sources.lesions and "brain_labels" in sources.cohorts:
-            possible.add("lesions")
-        self.families = [family for family in weights if family in possible]
+        self.families = possible_families(sources, weights)
         self.odds = np.array([weights[f] for f in self.families]) / sum(weights[f] for f in self.families)
+        self._most = np.array([most_classes(f, sources) for f in self.families])
+
+    def of_family(self, family: str) -> TaskEngine:
+        """Like this one, for tasks of one family alone."""
+        settings = replace(self.settings, families={family: 1.0})
+        return TaskEngine(self.sources, settings, self.seed, self.shelf.device)
 
     def episode(self, index: int) -> Episode:
-        """Task number ``index``."""
-        rng = np.random.default_rng([self.seed, index])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        while True:
-            family = str(rng.choice(self.families, p=self.odds))
-            for _ in range(TRIES):  # a draw that shows too little of its foreground is drawn again
-                found = self._draw(family, rng, generator)
-                if found is not None:
-                    return found
+        """Task number ``index``: that of a batch of one."""
+        return self._draw(index, 1).episode(0)
 
-    def _draw(self, family: str, rng: np.random.Generator, generator: torch.Generator) -> Episode | None:
+    def batch(self, index: int) -> TaskBatch:
+        """Batch number ``index``, of as many tasks as the settings tell."""
+        return self._draw(index, self.settings.tasks)
+
+    @torch.no_grad()
+    def _draw(self, index: int, tasks: int) -> TaskBatch:
+        rng = np.random.default_rng([self.seed, index])
+        generator = torch.Generator(self.shelf.device).manual_seed(int(rng.integers(2**62)))
+        rngs, found = [np.random.default_rng([self.seed, index, 1 + task]) for task in range(tasks)], None
+        while found is None:
+            layout, family = self._layout(rng)
+            found = _Drawer(self, layout, rngs, family).all_shown(generator)
+        plans, frames, values, labels, points = found
+        images = images_of(plans, values, labels, points, layout.shots, self.shelf, rng, generator)
+        images, labels = _padded(images, labels, plans, layout, rng)
+        shape = (tasks, layout.cases, *images.shape[1:])
+        offsets = torch.from_numpy(np.stack([frame.offsets for frame in frames])).float().to(images.device)
+        kinds = tuple(plan.family for plan in plans)
+        return TaskBatch(
+            images.view(shape), labels.view(shape).long(), offsets, layout.shots, layout.classes, layout.local, kinds
+        )
+
+    def _layout(self, rng: np.random.Generator) -> tuple[Layout, str]:
+        """What the tasks share, and the family of the first of them."""
         low, high = self.settings.voxels
         voxels = float(np.exp(rng.uniform(np.log(low), np.log(high)) if rng.random() < 0.8 else np.log(low * 1.7)))
-        shots = int(rng.choice([1, 2, 3, 4, 5, 6, 8], p=[0.24, 0.18, 0.18, 0.18, 0.1, 0.07, 0.05]))
+        voxels = min(voxels, high)
+        shots = int(rng.choice(list(SHOTS), p=list(SHOTS.values())))
         cases = max(shots + 1, min(shots + 3, round(self.settings.budget / voxels)))
-        shots = min(shots, cases - 1)
-        cohort = self._cohort(family, generator)
-        classes = self._classes(cohort, rng)
-        subjects = self._subjects(cohort, classes, cases, rng)
-        if subjects is None:
-            return None
-        perturbed = rng.random() < 0.45
-        frame = _frame(subjects, [v for c in classes for v in c], voxels, perturbed, rng, generator)
-        values = gather(subjects, frame)
-        if family == "lesions":
-            values, classes = self._with_lesions(values, rng, generator), [[LESION]]
-        labels = _class_labels(values, classes)
-        if family != "lesions" and len(classes) == 1 and rng.random() < 0.15:
-            labels = _split(labels, frame, subjects, classes[0], rng)
-        if not _shown(labels, len(classes), shots):
-            return None
-        images = self._images(cohort, subjects, frame, values, labels, shots, rng, generator)
-        if perturbed and rng.random() < 0.3:
-            images, labels = _pad_sides(images, labels, rng)
-            if not _shown(labels, len(classes), shots):
-                return None
-        images, labels = _flip(images, labels, rng)
-        names = tuple(f"class_{c + 1}" for c in range(len(classes)))
-        if perturbed and rng.random() < 0.6:
-            return _cropped(images, labels, names, shots, family, rng)
-        support = SupportSet(images[:shots], labels[:shots], names)
-        return Episode(support, images[shots:], labels[shots:], family)
+        family = str(rng.choice(self.families, p=self.odds))
+        classes = int(rng.choice(list(CLASSES), p=list(CLASSES.values())))
+        classes = min(classes, int(self._most[self.families.index(family)]), max(1, int(voxels ** (1 / 3) / 8)))
+        return Layout(voxels, shots, cases, classes, bool(rng.random() < LOCAL)), family
 
-    def _cohort(self, family: str, generator: torch.Generator) -> Cohort:
-        if family == "shapes":
-            held = subject(contrast.random_shapes([48, 48, 48], generator).numpy(), (2.0, 2.0, 2.0))
-            return Cohort("shapes", [held], tuple(held.boxes), body_is_labelled=True)
-        return self.sources.cohorts["brain_labels" if family == "lesions" else family]
-
-    @staticmethod
-    def _classes(cohort: Cohort, rng: np.random.Generator) -> list[list[int]]:
-        """Label values of every class: one anchor, and by chance neighbours merged with it or beside it."""
-        shown = cohort.subjects[int(rng.integers(len(cohort.subjects)))].boxes
-        present = [v for v in cohort.foregrounds if v in shown]
-        anchor = int(rng.choice(present))
-        centre = shown[anchor][0]
-        near = sorted((v for v in present if v != anchor), key=lambda v: np.linalg.norm(shown[v][0] - centre))[:6]
-        rng.shuffle(near)
-        kind = rng.random()
-        if kind < 0.25:
-            return [[anchor, *near[: int(rng.integers(1, 4))]]]
-        if kind < 0.45:
-            return [[anchor], *([v] for v in near[: int(rng.integers(1, 4))])]
-        return [[anchor]]
-
-    @staticmethod
-    def _subjects(
-        cohort: Cohort, classes: list[list[int]], count: int, rng: np.random.Generator
-    ) -> list[Subject] | None:
-        fit = [s for s in cohort.subjects if all(any(v in s.boxes for v in values) for values in classes)]
-        if not fit:
-            return None
-        order = np.concatenate([rng.permutation(len(fit)) for _ in range(-(-count // len(fit)))])
-        return [fit[i] for i in order[:count]]
-
-    def _with_lesions(self, values: Tensor, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        """Paste random lesion masks into the labelled body of every case."""
-        values = values.clone()
-        size = list(values.shape[2:])
-        scale = rng.uniform(0.08, 0.3) * max(size)
-        for case in values[:, 0]:
-            inside = (case > 0).nonzero()
-            for _ in range(int(rng.choice([1, 1, 1, 2, 3])) if len(inside) else 0):
-                mask = self.sources.lesions[int(rng.integers(len(self.sources.lesions)))]
-                centre = inside[int(rng.integers(len(inside)))].float() - (torch.tensor(size) - 1) / 2
-                step = max(mask.shape) / (scale * float(rng.uniform(0.5, 1.5)))
-                turned = (centre_grid(size) - centre) @ random_affine(1, 60, 0.15, generator)[0].T * step
-                # outside of its box the mask is continued by its border, which is empty after padding
-                padded = F.pad(mask[None, None].float(), [1] * 6)
-                case[(sample(padded, turned[None])[0, 0] > 0.5) & (case > 0)] = LESION
-        return values
-
-    def _images(self, cohort, subjects, frame, values, labels, shots, rng, generator) -> Tensor:
-        if subjects[0].image is not None and rng.random() < 0.85:
-            images = gather(subjects, frame, image=True)
-            if cohort.is_ct and rng.random() < 0.6:
-                images = images + rng.uniform(0, 25) * torch.randn(images.shape, generator=generator)
-                return _windowed(images, labels, shots, narrowest=200)
-            images = contrast.degrade(contrast.remap(images, generator), generator)
-            return harmonise_mr(images)
-        empty = cohort.body_is_labelled and rng.random() < 0.5
-        parts = int(rng.integers(1, 7))
-        scene = values.long() if empty else contrast.subdivide(values.long(), parts, BACKGROUND_PARTS, generator)
-        images = contrast.render(scene, generator, empty)
-        if rng.random() < 0.1:  # queries from another scanner
-            images[shots:] = contrast.render(scene[shots:], generator, empty)
-        images = contrast.degrade(images, generator)
-        if rng.random() < 0.35:
-            return _windowed(images, labels, shots, narrowest=0.3)
-        return harmonise_mr(contrast.remap(images, generator))
+    def family(self, classes: int, rng: np.random.Generator) -> str:
+        """A family whose tasks may have so many classes."""
+        odds = self.odds * (self._most >= classes)
+        return str(rng.choice(self.families, p=odds / odds.sum()))
 
 
-def _frame(subjects, wanted, voxels, perturbed, rng, generator) -> Frame:
-    """Choose a field of view around what is wanted, and place it in every subject."""
-    boxes = [np.stack([s.boxes[v] for v in wanted if v in s.boxes]) for s in subjects]
-    low = np.stack([(b[:, 0] - b[:, 1] / 2).min(0) for b in boxes])
-    high = np.stack([(b[:, 0] + b[:, 1] / 2).max(0) for b in boxes])
-    extent = (high - low).mean(0)
-    near = rng.random() < 0.65
-    margin = np.exp(rng.uniform(np.log(1.15), np.log(4.5)) if near else rng.uniform(np.log(3), np.log(12)))
-    sides = extent * margin * np.exp(rng.uniform(-0.35, 0.35, 3))
-    sides = np.clip(sides, max(sides.max() * 0.4, 24), 500)
-    sides = np.minimum(sides, np.array(subjects[0].labels.shape) * subjects[0].spacing.numpy() * 1.1)
-    spacing = float((sides.prod() / voxels) ** (1 / 3))
-    size = [int(n) for n in np.clip(np.round(sides / spacing), 20, 96)]
-    sides = np.array(size) * spacing
-    slack = np.clip(sides - extent, 0, None) / 2
-    offset = rng.uniform(-0.7, 0.7, 3) * slack
-    cases = (len(subjects), 3)
-    spread = rng.uniform(-0.25, 0.25, cases) if perturbed else 0.035 * rng.standard_normal(cases)
-    centre = torch.tensor((low + high) / 2 + offset + spread * sides, dtype=torch.float32)
-    alone = len({id(s) for s in subjects}) < len(subjects)
-    bend = random_field(len(subjects), size, int(rng.integers(3, 6)), generator)
-    bend = bend * float(rng.uniform(0.02, 0.06) if alone else rng.uniform(0, 0.03)) * spacing * max(size)
-    turn = random_affine(len(subjects), 12 if alone else 7, 0.14 if alone else 0.09, generator)
-    points = (centre_grid(size) * spacing) @ turn.mT[:, None, None] + bend + centre[:, None, None, None]
-    return Frame(points, spacing)
+class _Drawer:
+    """Draws the tasks of a batch until each shows what it asks for.
 
-
-def gather(subjects: list[Subject], frame: Frame, image: bool = False) -> Tensor:
-    """Labels (nearest) or images (linear) of the subjects in their fields of view, ``(B, 1, D, H, W)``.
-
-    Labels are 0 outside of a subject; images continue.
+    Args:
+        engine: whose families and sources to draw from; rngs: one for every task; family: of the first task.
     """
-    found = []
-    for held, points in zip(subjects, frame.points):
-        at = points / held.spacing
-        size = torch.tensor(held.labels.shape)
-        if image:
-            found.append(sample(held.image[None, None], (at - (size - 1) / 2)[None])[0])
-            continue
-        nearest = at.round().long()
-        inside = ((nearest >= 0) & (nearest < size)).all(-1)
-        nearest = torch.minimum(nearest.clamp(min=0), size - 1)
-        flat = (nearest[..., 0] * size[1] + nearest[..., 1]) * size[2] + nearest[..., 2]
-        found.append((held.labels.flatten()[flat] * inside)[None])
-    return torch.stack(found)
 
+    def __init__(self, engine: TaskEngine, layout: Layout, rngs: list[np.random.Generator], family: str) -> None:
+        self.engine, self.layout, self.rngs = engine, layout, rngs
+        self.families = [family] + [engine.family(layout.classes, rng) for rng in rngs[1:]]
+        self.tries = [0] * len(rngs)
+        self.size: list[int] | None = None
 
-def _class_labels(values: Tensor, classes: list[list[int]]) -> Tensor:
-    table = torch.zeros(contrast.VALUES, dtype=torch.long)
-    for index, members in enumerate(classes):
-        table[members] = index + 1
-    return table[values.long()]
+    def _plan(self, task: int) -> tuple[Plan, Frame]:
+        """A task and where it looks; the first one drawn tells the size of all grids."""
+        layout, rng = self.layout, self.rngs[task]
+        while True:
+            if self.tries[task] == TRIES:
+                self.families[task], self.tries[task] = self.engine.family(layout.classes, rng), 0
+            self.tries[task] += 1
+            sources = self.engine.sources
+            plan = draw_plan(self.families[task], sources, layout.classes, layout.shots, layout.cases, rng)
+            if plan is not None:
+                self.size = self.size or grid_size(plan, layout.voxels, layout.local, rng)
+                return plan, make_frame(plan, self.size, layout.local, rng)
 
+    def all_shown(self, generator: torch.Generator) -> tuple[list[Plan], list[Frame], Tensor, Tensor, Tensor] | None:
+        """Plans, frames, scenes, labels and positions of all tasks; what shows too little is drawn again.
 
-def _split(labels, frame: Frame, subjects, members, rng) -> Tensor:
-    """Keep the part of a structure on one side of a plane that cuts every subject's structure alike."""
-    direction = rng.standard_normal(3) * [0.6, 1, 0.8]
-    direction, offset = direction / np.linalg.norm(direction), rng.uniform(-0.15, 0.15)
-    kept = []
-    for held, points in zip(subjects, frame.points):
-        boxes = np.stack([held.boxes[v] for v in members if v in held.boxes])
-        low, high = (boxes[:, 0] - boxes[:, 1] / 2).min(0), (boxes[:, 0] + boxes[:, 1] / 2).max(0)
-        relative = (points - torch.tensor((low + high) / 2).float()) / torch.tensor(high - low).float()
-        kept.append((relative @ torch.tensor(direction).float() > offset)[None])
-    return labels * torch.stack(kept)
-
-
-def _shown(labels: Tensor, classes: int, shots: int) -> bool:
-    counts = F.one_hot(labels.flatten(1), classes + 1).sum(1)[:, 1:]
-    return bool((counts[:shots] >= FEWEST_VOXELS).all() and (counts[shots:] > 0).any() and (labels == 0).any())
-
-
-def _windowed(images: Tensor, labels: Tensor, shots: int, narrowest: float) -> Tensor:
-    """Window all cases by the intensities in and around the support's foreground, as for CT."""
-    around = F.max_pool3d((labels[:shots] > 0).float(), 7, 1, 3) > 0
-    seen = images[:shots][around]
-    low, high = torch.quantile(seen[:: max(1, len(seen) // 50_000)], torch.tensor([0.005, 0.995])).tolist()
-    margin = max(0.1 * (high - low), (narrowest - (high - low)) / 2)
-    return harmonise_ct(images, low - margin, high + margin)
-
-
-def _pad_sides(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Blank a slab at some sides of every case, as when volumes were padded."""
-    images, labels = images.clone(), labels.clone()
-    for image, label in zip(images[:, 0], labels[:, 0]):
-        for axis in range(3):
-            width = int(rng.uniform(0, 0.25) * image.shape[axis])
-            if width and rng.random() < 0.4:
-                start = 0 if rng.random() < 0.5 else image.shape[axis] - width
-                image.narrow(axis, start, width).fill_(image.min())
-                label.narrow(axis, start, width).zero_()
-    return images, labels
-
-
-def _cropped(images, labels, names, shots: int, family: str, rng: np.random.Generator) -> Episode | None:
-    """The episode with some sides of every case cut off, queries to one size; None where too little is left."""
-    grid = np.array(images.shape[2:])
-    low, high = (_cuts(grid, (shots, 3), rng) for _ in range(2))
-    extents = torch.tensor(grid - low - high)
-    shown, masks = torch.zeros_like(images[:shots]), torch.zeros_like(labels[:shots])
-    for shot, (start, size) in enumerate(zip(low, extents.tolist())):
-        inside, box = tuple(slice(n) for n in size), tuple(slice(a, a + n) for a, n in zip(start, size))
-        shown[shot, 0][inside], masks[shot, 0][inside] = images[shot, 0][box], labels[shot, 0][box]
-    total = _cuts(grid, 3, rng) + _cuts(grid, 3, rng)
-    starts = rng.integers(0, total + 1, (len(images) - shots, 3))
-    boxes = [tuple(slice(a, a + n) for a, n in zip(start, grid - total)) for start in starts]
-    asked = torch.stack([image[(slice(None), *box)] for image, box in zip(images[shots:], boxes)])
-    truth = torch.stack([label[(slice(None), *box)] for label, box in zip(labels[shots:], boxes)])
-    counts = F.one_hot(masks.flatten(1), len(names) + 1).sum(1)[:, 1:]
-    if (counts < FEWEST_VOXELS).any() or not (truth > 0).flatten(1).any(1).all():
+        None where the layout does not seem to allow for tasks that show enough.
+        """
+        drawn = [self._plan(task) for task in range(len(self.rngs))]
+        held = self._volumes(drawn, list(range(len(drawn))), generator)
+        cases = self.layout.cases
+        for _ in range(ROUNDS):
+            missing = self._missing([plan for plan, _ in drawn], held[1])
+            if not missing:
+                return [plan for plan, _ in drawn], [frame for _, frame in drawn], *held
+            for task in missing:
+                drawn[task] = self._plan(task)
+            found = self._volumes([drawn[task] for task in missing], missing, generator)
+            rows = [task * cases + case for task in missing for case in range(cases)]
+            for volumes, others in zip(held, found):
+                volumes[rows] = others
         return None
-    return Episode(SupportSet(shown, masks, names, extents=extents), asked, truth, family)
+
+    def _volumes(
+        self, drawn: Sequence[tuple[Plan, Frame]], tasks: Sequence[int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scenes, labels and positions of the cases of some tasks."""
+        plans = [plan for plan, _ in drawn]
+        points = positions([frame for _, frame in drawn], self.size, generator)
+        values = scene(plans, points, self.engine.shelf, generator)
+        labels = class_labels(values, [[[LESION]] if plan.lesions else plan.classes for plan in plans])
+        normals = np.stack([_plane(self.rngs[task]) for task in tasks])
+        labels = layered(labels, points, plans, torch.from_numpy(normals).to(points))
+        walls = [
+            plan.layer == "shell" and not plan.real and self.rngs[t].random() < 0.6 for plan, t in zip(plans, tasks)
+        ]
+        return with_walls(values, labels, walls), labels, points
+
+    def _missing(self, plans: Sequence[Plan], labels: Tensor) -> list[int]:
+        """Tasks that do not show what they ask for."""
+        enough = shown(labels, self.layout.classes, self.layout.cases)
+        sparse = [plan.lesions is not None for plan in plans]
+        return [t for t, counts in enumerate(enough) if not _sufficient(counts, self.layout.shots, sparse[t])]
 
 
-def _cuts(grid: np.ndarray, shape: int | tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Voxels to cut off at one side of every axis: none in four cases of ten, else up to 35%; 14 voxels remain."""
-    shares = rng.uniform(0, 0.35, shape) * (rng.random(shape) < 0.6)
-    return np.minimum(shares * grid, (grid - 14) / 2).astype(int)
+def _plane(rng: np.random.Generator) -> np.ndarray:
+    """Normal of a plane that splits a structure, mostly across its second axis, and where it lies."""
+    normal = rng.standard_normal(3) * [0.6, 1, 0.8]
+    return np.append(normal / np.linalg.norm(normal), rng.uniform(-0.15, 0.15))
 
 
-def _flip(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    axes = [axis for axis, odds in ((2, 0.5), (3, 0.15), (4, 0.15)) if rng.random() < odds]
-    return images.flip(axes).contiguous(), labels.flip(axes).contiguous()
+def shown(labels: Tensor, classes: int, cases: int) -> Tensor:
+    """Voxels of background and of every class, ``(T, C, N)``, on the CPU."""
+    counts = [(labels == value).flatten(1).float().sum(1) for value in range(classes + 1)]  # faster than to count
+    return torch.stack(counts, 1).view(-1, cases, classes + 1).long().cpu()
+
+
+def _sufficient(counts: Tensor, shots: int, sparse: bool) -> bool:
+    """Whether a task can be learned from: its support shows every class, and some query something.
+
+    Args:
+        counts: see :func:`shown`, ``(C, N)``; sparse: whether one volume of the support that shows it is enough.
+    """
+    support, asked = counts[:shots, 1:], counts[shots:, 1:]
+    found = support.amax(0) if sparse else support.amin(0)
+    return bool((found >= FEWEST_VOXELS).all() and (asked > 0).any() and (counts[:, 0] > 0).all())
+
+
+def _padded(
+    images: Tensor, labels: Tensor, plans: Sequence[Plan], layout: Layout, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Blank some sides of the volumes of some tasks; tasks that would lose what they ask for stay whole."""
+    cases = layout.cases
+    for task, plan in enumerate(plans):
+        if layout.local or not plan.elsewhere or rng.random() < 0.7:
+            continue
+        rows = slice(task * cases, (task + 1) * cases)
+        kept = sides_kept(cases, list(images.shape[2:]), rng).to(images.device)
+        cut = labels[rows] * kept
+        if _sufficient(shown(cut, layout.classes, cases)[0], layout.shots, plan.lesions is not None):
+            images[rows] = torch.where(kept, images[rows], images[rows].amin((1, 2, 3, 4), True))
+            labels[rows] = cut
+    return images, labels

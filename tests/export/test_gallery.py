@@ -2,12 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from monai_hyper.cli import main
 from monai_hyper.export.gallery import MOST_CASES, facts_of, task_picture, write_gallery
-from monai_hyper.synthesis.sources import Sources
+from monai_hyper.synthesis.sources import Cohort, Sources, subject
 from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 
 
@@ -22,6 +23,16 @@ def test_the_page_holds_a_row_and_a_picture_per_task(engine, tmp_path):
     assert sorted(path.name for path in (tmp_path / "gallery").iterdir()) == [
         "index.html", "task_000.png", "task_001.png", "task_002.png"
     ]  # fmt: skip
+
+
+def test_families_are_shown_in_turn(tmp_path):
+    labels = np.zeros((30, 30, 30), dtype=np.uint8)
+    labels[5:25, 5:25, 5:25], labels[10:20, 8:22, 9:21] = 1, 2
+    cohort = Cohort("brain_labels", [subject(labels, (1.0, 1.0, 1.0))], (1, 2), body_is_labelled=True)
+    engine = TaskEngine(Sources({"brain_labels": cohort}), TaskSettings((8000, 9000), 20_000), seed=4)
+    page = write_gallery(engine, 8, tmp_path / "gallery").read_text(encoding="utf-8")
+    shown = re.findall(r"family ([a-z_]+)", page)  # of every picture twice
+    assert len(engine.families) == 4 and shown[::2] == 2 * engine.families
 
 
 def test_facts_are_those_of_the_task(engine):

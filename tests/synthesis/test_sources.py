@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from monai_hyper.synthesis.plans import draw_classes, draw_plan
 from monai_hyper.synthesis.sources import HEADNECK_HELD_OUT, HIPPOCAMPI, Sources, load_sources
-from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
+from monai_hyper.synthesis.tasks import TaskEngine
 from monai_hyper.types import InputError
 
 SIZE = (20, 22, 24)
@@ -93,19 +94,34 @@ def test_boxes_tell_where_values_lie_in_mm(sources):
 
 
 def test_no_task_asks_for_what_is_held_out(sources):
-    engine = TaskEngine(sources, TaskSettings((8000, 9000), 20_000, {"brain_labels": 0.5, "headneck_ct": 0.5}))
     for cohort in sources.cohorts.values():
         rng = np.random.default_rng(0)
-        drawn = {v for _ in range(100) for members in engine._classes(cohort, rng) for v in members}
+        drawn = {v for _ in range(100) for members in draw_classes(cohort, 1, rng) for v in members}
         assert drawn == set(cohort.foregrounds)
         present = {int(v) for held in cohort.subjects for v in held.labels.unique()} - {0}
         assert present == drawn
 
 
+def test_no_body_is_put_together_of_what_is_held_out(sources):
+    rng, found = np.random.default_rng(0), set()
+    for _ in range(60):
+        organs = draw_plan("organs", sources, 1, 1, 3, rng).organs
+        for row in organs.subjects:
+            found |= {(_cohort_of(held, sources), value) for held, value in zip(row, organs.values)}
+    assert found == {(name, v) for name, cohort in sources.cohorts.items() for v in cohort.foregrounds}
+
+
+def _cohort_of(held, sources: Sources) -> str:
+    return next(n for n, c in sources.cohorts.items() if any(held is other for other in c.subjects))
+
+
 def test_families_without_data_are_never_drawn(sources):
     assert TaskEngine(Sources({})).families == ["shapes"]
     assert TaskEngine(Sources({}, [torch.ones(3, 3, 3, dtype=torch.bool)])).families == ["shapes"]
-    assert set(TaskEngine(sources).families) == {"shapes", "brain_labels", "headneck_ct"}
+    found = {"shapes", "brain_labels", "headneck_ct", "organs", "lesions", "supervoxels"}
+    assert set(TaskEngine(sources).families) == found
+    unseen = Sources({"brain_labels": sources.cohorts["brain_labels"]})
+    assert set(TaskEngine(unseen).families) == found - {"headneck_ct", "supervoxels"}
 
 
 def test_an_empty_folder_is_refused(tmp_path):

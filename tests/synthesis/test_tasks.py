@@ -1,43 +1,36 @@
 """Tasks are repeatable, complete and well formed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from monai_hyper.synthesis import tasks
-from monai_hyper.synthesis.sources import Cohort, Sources, Subject, subject
-from monai_hyper.synthesis.tasks import FEWEST_VOXELS, Episode, Frame, TaskEngine, TaskSettings, gather
+from monai_hyper.synthesis import frames, tasks
+from monai_hyper.synthesis.batch import Episode, TaskBatch
+from monai_hyper.synthesis.sources import Sources
+from monai_hyper.synthesis.tasks import FEWEST_VOXELS, TaskEngine, TaskSettings, shown
 
-SETTINGS = TaskSettings(voxels=(8000, 9000), budget=30_000)
-
-
-def _brain(shift: int, image: bool = False) -> Subject:
-    """A body of four labels, somewhat different from subject to subject."""
-    labels = np.zeros((40, 42, 38), dtype=np.uint8)
-    labels[4:36, 4:38, 4:34] = 1
-    labels[8 + shift : 18 + shift, 10:20, 10:20] = 2
-    labels[22:32, 10 + shift : 24 + shift, 12:24] = 3
-    labels[10:20, 26:36, 20 + shift : 28 + shift] = 4
-    picture = labels * 100.0 + np.arange(38) if image else None
-    return subject(labels, (2.0, 2.0, 2.0), picture)
+FAMILIES = {
+    "organs": 0.2, "brain_labels": 0.2, "headneck_ct": 0.2, "shapes": 0.1, "lesions": 0.2, "supervoxels": 0.1
+}  # fmt: skip
+SETTINGS = TaskSettings(voxels=(5000, 6000), budget=18_000, families=FAMILIES)
 
 
 @pytest.fixture(scope="module")
-def engine() -> TaskEngine:
-    """Tasks of four families: rendered, of real images, of shapes, with lesions."""
-    lesion = torch.zeros(12, 12, 12, dtype=torch.bool)
-    lesion[3:9, 3:9, 3:9] = True
-    cohorts = {
-        "brain_labels": Cohort("brain_labels", [_brain(s) for s in range(4)], (2, 3, 4), body_is_labelled=True),
-        "headneck_ct": Cohort("headneck_ct", [_brain(s, True) for s in range(4)], (2, 3), is_ct=True),
-    }
-    families = {"brain_labels": 0.3, "headneck_ct": 0.3, "shapes": 0.2, "lesions": 0.2}
-    return TaskEngine(Sources(cohorts, [lesion]), TaskSettings(SETTINGS.voxels, SETTINGS.budget, families), seed=3)
+def engine(sources) -> TaskEngine:
+    return TaskEngine(sources, SETTINGS, seed=3)
 
 
 @pytest.fixture(scope="module")
 def episodes(engine) -> list[Episode]:
-    return [engine.episode(index) for index in range(40)]
+    return [engine.episode(index) for index in range(50)]
+
+
+@pytest.fixture(scope="module")
+def batches(sources) -> list[TaskBatch]:
+    engine = TaskEngine(sources, replace(SETTINGS, tasks=3), seed=5)
+    return [engine.batch(index) for index in range(12)]
 
 
 def _same(a: Episode, b: Episode) -> bool:
@@ -51,23 +44,46 @@ def test_a_task_depends_on_the_seed_and_its_number_alone(engine, episodes):
     np.random.seed(99)
     for index in (17, 3):
         assert _same(engine.episode(index), episodes[index])
+    fresh = TaskEngine(engine.sources, engine.settings, seed=3)
+    assert _same(fresh.episode(17), episodes[17]), "whatever was drawn before"
     assert not _same(TaskEngine(engine.sources, engine.settings, seed=4).episode(3), episodes[3])
 
 
-def test_tasks_differ(episodes):
+def test_a_batch_depends_on_the_seed_and_its_number_alone(batches, sources):
+    again = TaskEngine(sources, replace(SETTINGS, tasks=3), seed=5).batch(7)
+    assert torch.equal(again.images, batches[7].images) and torch.equal(again.labels, batches[7].labels)
+    assert torch.equal(again.offsets, batches[7].offsets) and again.kinds == batches[7].kinds
+
+
+def test_an_episode_is_the_task_of_a_batch_of_one(engine):
+    batch = TaskEngine(engine.sources, replace(SETTINGS, tasks=1), seed=3).batch(2)
+    assert batch.images.shape[0] == 1 and _same(batch.episode(0), engine.episode(2))
+    many = TaskEngine(engine.sources, replace(SETTINGS, tasks=4), seed=3)
+    assert _same(many.episode(2), engine.episode(2)), "however many tasks its batches have"
+
+
+def test_tasks_differ(episodes, batches):
     for i, one in enumerate(episodes):
         assert not any(_same(one, other) for other in episodes[i + 1 :])
+    for batch in batches:
+        drawn = [batch.episode(task) for task in range(3)]
+        assert not any(_same(a, b) for a, b in ((drawn[0], drawn[1]), (drawn[0], drawn[2]), (drawn[1], drawn[2])))
 
 
-def test_every_family_occurs(episodes):
-    assert {episode.kind for episode in episodes} == {"brain_labels", "headneck_ct", "shapes", "lesions"}
+def test_every_family_occurs(episodes, batches):
+    assert {episode.kind for episode in episodes} == set(FAMILIES)
+    assert {kind for batch in batches for kind in batch.kinds} == set(FAMILIES)
 
 
-def test_every_support_volume_shows_every_class(episodes):
+def test_every_support_volume_shows_every_class_but_for_lesions(episodes):
+    negatives = 0
     for episode in episodes:
-        for label in episode.support.labels:
-            for value in range(1, len(episode.support.classes) + 1):
-                assert int((label == value).sum()) >= FEWEST_VOXELS
+        counts = shown(episode.support.labels, len(episode.support.classes), episode.support.shots)[0, :, 1:]
+        enough = (counts >= FEWEST_VOXELS).all(1)
+        assert enough.any() if episode.kind == "lesions" else enough.all()
+        negatives += int((counts == 0).any(1).sum())
+        assert (episode.labels > 0).any()
+    assert negatives > 0
 
 
 def test_labels_images_and_sizes_are_well_formed(episodes):
@@ -75,92 +91,115 @@ def test_labels_images_and_sizes_are_well_formed(episodes):
         assert len(episode.images) >= 1
         for images, labels in ((episode.support.images, episode.support.labels), (episode.images, episode.labels)):
             assert images.shape == labels.shape and labels.dtype == torch.long
-            assert bool(torch.isfinite(images).all()) and float(images.abs().max()) < 20
+            assert bool(torch.isfinite(images).all()) and float(images.abs().max()) < 40
             assert set(labels.unique().tolist()) <= set(range(len(episode.support.classes) + 1))
-            assert images[0].numel() < 3 * SETTINGS.voxels[1]
+            assert images[0].numel() < 1.5 * SETTINGS.voxels[1]
 
 
-def test_padding_that_hides_a_class_is_drawn_again(engine, monkeypatch):
+def test_tasks_of_a_batch_share_their_form(batches):
+    for batch in batches:
+        count, cases = batch.images.shape[:2]
+        assert count == len(batch.kinds) == 3 and 1 <= batch.shots < cases
+        assert batch.labels.shape == batch.images.shape and batch.offsets.shape == (3, cases, 3)
+        for task in range(3):
+            support = batch.episode(task).support
+            assert support.shots == batch.shots and len(support.classes) == batch.classes
+            assert int(support.labels.max()) == batch.classes
+    assert {batch.local for batch in batches} == {True, False}
+    assert len({tuple(batch.images.shape[3:]) for batch in batches}) > 6
+    assert any(batch.classes > 1 for batch in batches) and any(batch.shots > 1 for batch in batches)
+
+
+def test_windows_lie_around_their_foreground_and_are_placed_alike(batches):
+    for batch in batches:
+        size = torch.tensor(batch.images.shape[3:])
+        if batch.local:
+            assert float((batch.offsets.abs() / size).max()) < 0.45
+    far = max(float((b.offsets.abs() / torch.tensor(b.images.shape[3:])).max()) for b in batches if not b.local)
+    assert far > 0.2
+
+
+def test_offsets_tell_where_the_foreground_lies(sources, monkeypatch):
+    """Between cases that show all of it the foreground moves with the offsets, but for anatomy and bending."""
+    monkeypatch.setattr(frames, "ALIGNMENT_ERROR", 0.0)
+    engine = TaskEngine(sources, replace(SETTINGS, families={"brain_labels": 1.0}), seed=1)
+    moved, left = [], []
+    for index in range(40):
+        batch = engine.batch(index)
+        labels = batch.labels[0, :, 0] > 0
+        inner = labels[:, 1:-1, 1:-1, 1:-1].flatten(1).sum(1) == labels.flatten(1).sum(1)
+        places = torch.stack([label.nonzero().float().mean(0) for label in labels[inner]]) if inner.any() else []
+        for place, offset in zip(places[1:], batch.offsets[0][inner][1:]):
+            moved.append(place - places[0])
+            left.append(moved[-1] - (offset - batch.offsets[0][inner][0]))
+    assert len(moved) > 15
+    assert torch.stack(left).square().mean() < 0.4 * torch.stack(moved).square().mean()
+
+
+def test_a_draw_that_shows_too_little_is_drawn_again(engine, monkeypatch):
+    plain, seen = tasks.class_labels, []
+
+    def hide_the_first(values, classes):
+        labels = plain(values, classes)
+        seen.append(labels.shape)
+        return labels * (len(seen) > 1)
+
+    monkeypatch.setattr(tasks, "class_labels", hide_the_first)
+    episode = engine.episode(0)
+    assert len(seen) >= 2 and all(bool((label > 0).any()) for label in episode.support.labels[:1])
+
+
+def test_a_family_that_gives_nothing_gives_way_to_another(sources, monkeypatch):
+    families = {"brain_labels": 0.5, "shapes": 0.5}
+    plain = tasks.draw_plan
+    monkeypatch.setattr(tasks, "draw_plan", lambda family, *rest: None if family != "shapes" else plain(family, *rest))
+    engine = TaskEngine(sources, replace(SETTINGS, families=families), seed=0)
+    assert {engine.episode(index).kind for index in range(6)} == {"shapes"}
+
+
+def test_padding_that_hides_a_class_is_left_out(engine, monkeypatch):
     """Whatever is blanked, the support still shows every class."""
-    plain, drawn = tasks._pad_sides, []
+    drawn = []
 
-    def blank_the_first(images, labels, rng):
-        drawn.append(labels.shape)
-        images, labels = plain(images, labels, rng)
-        if len(drawn) == 1:
-            labels = labels * 0
-        return images, labels
+    def all_blank(cases, size, rng):
+        drawn.append(cases)
+        return torch.zeros(cases, 1, *size, dtype=torch.bool)
 
-    monkeypatch.setattr(tasks, "_pad_sides", blank_the_first)
+    monkeypatch.setattr(tasks, "sides_kept", all_blank)
     index = 0
     while not drawn:
         episode = engine.episode(index)
         index += 1
-    assert all(bool((label > 0).any()) for label in episode.support.labels)
+    assert bool((episode.support.labels > 0).any())
 
 
-def test_flips_move_image_and_label_alike():
-    volumes = torch.randn(2, 1, 5, 6, 7)
-    turned = set()
-    for seed in range(40):
-        images, labels = tasks._flip(volumes, volumes.clone(), np.random.default_rng(seed))
-        assert torch.equal(images, labels)
-        turned |= {axes for axes in ((), (2,), (3,), (4,)) if torch.equal(images, volumes.flip(axes))}
-    assert turned == {(), (2,), (3,), (4,)}
+def test_padding_blanks_image_and_label_alike(sources, monkeypatch):
+    engine = TaskEngine(sources, replace(SETTINGS, families={"shapes": 1.0}), seed=2)
+    plain, cut = tasks.sides_kept, {}
+
+    def watched(cases, size, rng):
+        cut["kept"] = plain(cases, size, rng)
+        return cut["kept"]
+
+    monkeypatch.setattr(tasks, "sides_kept", watched)
+    found = 0
+    for index in range(40):
+        cut.clear()
+        batch = engine.batch(index)
+        if cut and not cut["kept"].all() and not (batch.labels[0] > 0)[~cut["kept"]].any():
+            for image, kept in zip(batch.images[0], cut["kept"]):
+                assert not image[~kept].numel() or bool((image[~kept] == image.min()).all())
+            found += 1
+    assert found > 0
 
 
-def test_padding_blanks_image_and_label_alike():
-    images, labels = torch.rand(2, 1, 20, 20, 20) + 1, torch.ones(2, 1, 20, 20, 20, dtype=torch.long)
-    before = images.clone()
-    padded, cut = tasks._pad_sides(images, labels, np.random.default_rng(0))
-    gone = cut == 0
-    assert 0 < int(gone.sum()) < gone.numel()
-    for image, hidden, old in zip(padded, gone, before):
-        assert bool((image[hidden] == old.min()).all())
-        assert torch.equal(image[~hidden], old[~hidden])
-    assert torch.equal(images, before) and bool((labels == 1).all())
+def test_fewer_classes_where_a_family_has_no_more(sources):
+    engine = TaskEngine(Sources({"headneck_ct": sources.cohorts["headneck_ct"]}), SETTINGS, seed=0)
+    only = engine.of_family("headneck_ct")
+    assert only.families == ["headneck_ct"]
+    assert {len(only.episode(index).support.classes) for index in range(25)} == {1, 2}
 
 
-def test_gathering_on_the_own_grid_returns_image_and_labels():
-    held = _brain(2, image=True)
-    axes = [torch.arange(side) * 2.0 for side in held.labels.shape]
-    frame = Frame(torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)[None], 2.0)
-    assert torch.equal(gather([held], frame)[0, 0], held.labels)
-    torch.testing.assert_close(gather([held], frame, image=True)[0, 0], held.image, rtol=1e-4, atol=1e-2)
-
-
-def test_labels_end_where_a_subject_ends():
-    held = _brain(0)
-    frame = Frame(torch.tensor([-10.0, 20, 20]).expand(1, 2, 2, 2, 3), 2.0)
-    assert not gather([held], frame).any()
-
-
-def test_classes_come_from_the_permitted_values_only():
-    cohort = Cohort("made", [_brain(s) for s in range(2)], (2, 4))
-    rng = np.random.default_rng(0)
-    drawn = [TaskEngine._classes(cohort, rng) for _ in range(200)]
-    assert {value for classes in drawn for members in classes for value in members} == {2, 4}
-    assert all(len({v for members in classes for v in members}) == sum(map(len, classes)) for classes in drawn)
-    assert {len(classes) for classes in drawn} == {1, 2}
-
-
-def test_cropped_cases_keep_their_voxels_and_differ_in_extent():
-    rng = np.random.default_rng(0)
-    images = torch.arange(5 * 30**3).float().reshape(5, 1, 30, 30, 30)
-    labels = torch.ones(5, 1, 30, 30, 30).long()
-    episode = tasks._cropped(images, labels, ("class_1",), 3, "shapes", rng)
-    support = episode.support
-    assert len({tuple(extent) for extent in support.extents.tolist()}) == 3
-    assert (support.extents >= 14).all() and (support.extents <= 30).all()
-    for shot, image, label in support.volumes():
-        assert label.all(), "what lies beyond the extent is never read"
-        steps = image[0, 0, 1:, 1:, 1:] - image[0, 0, :-1, :-1, :-1]
-        assert (steps == 30 * 30 + 30 + 1).all() and torch.isin(image, images[shot]).all()
-    assert episode.images.shape == episode.labels.shape and len(episode.images) == 2
-    assert torch.isin(episode.images[1], images[4]).all()
-
-
-def test_a_crop_without_foreground_is_no_episode():
-    rng = np.random.default_rng(0)
-    labels = torch.zeros(3, 1, 30, 30, 30).long()
-    assert tasks._cropped(labels.float(), labels, ("class_1",), 1, "shapes", rng) is None
+def test_counts_are_those_of_every_class():
+    labels = torch.tensor([0, 1, 1, 2, 2, 2, 0, 1], dtype=torch.uint8).view(2, 1, 4, 1, 1)
+    assert shown(labels, 2, 2).tolist() == [[[1, 2, 1], [1, 1, 2]]]
