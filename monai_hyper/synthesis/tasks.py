@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.synthesis import contrast
-from monai_hyper.synthesis.batch import Episode
+from monai_hyper.synthesis.batch import Episode, TaskBatch
 from monai_hyper.synthesis.geometry import centre_grid, random_affine, random_field, sample
 from monai_hyper.synthesis.sources import Cohort, Sources, Subject, subject
 from monai_hyper.transforms.intensity import harmonise_ct, harmonise_mr
@@ -35,11 +35,13 @@ class TaskSettings:
         voxels: volumes have between ``voxels[0]`` and ``voxels[1]`` voxels, smaller ones more often.
         budget: voxels of all volumes of an episode together, about.
         families: how often each family is drawn.
+        tasks: in a batch.
     """
 
     voxels: tuple[int, int] = (20_000, 90_000)
     budget: int = 200_000
     families: dict[str, float] | None = None
+    tasks: int = 1
 
 
 FAMILIES = {
@@ -68,9 +70,13 @@ class TaskEngine:
         sources: what tasks are made of.
         settings: how they are drawn.
         seed: another seed, other tasks.
+        device: where batches are wanted.
     """
 
-    def __init__(self, sources: Sources, settings: TaskSettings | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, sources: Sources, settings: TaskSettings | None = None, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        self.device = device
         self.sources, self.settings, self.seed = sources, settings or TaskSettings(), seed
         weights = self.settings.families or FAMILIES
         possible = {"shapes", *sources.cohorts}
@@ -89,6 +95,24 @@ class TaskEngine:
                 found = self._draw(family, rng, generator)
                 if found is not None:
                     return found
+
+    def batch(self, index: int) -> TaskBatch:
+        """Batch number ``index``: random shapes, each task one of their values, on cubes of the smallest size."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        side = round(self.settings.voxels[0] ** (1 / 3))
+        cases = max(2, min(8, round(self.settings.budget / side**3)))
+        shots = int(torch.randint(1, cases, (), generator=generator))
+        images, labels = [], []
+        for _ in range(self.settings.tasks):
+            scene = contrast.random_shapes([side] * 3, generator)
+            turn = random_affine(cases, 7, 0.09, generator)
+            points = centre_grid([side] * 3) @ turn.mT[:, None, None]
+            values = sample(scene[None, None].float().expand(cases, -1, -1, -1, -1), points, "nearest")
+            images.append(harmonise_mr(contrast.render(values, generator, False)))
+            labels.append((values == values.flatten().mode().values).long())
+        stacked = (torch.stack(images).to(self.device), torch.stack(labels).to(self.device))
+        offsets = torch.zeros(self.settings.tasks, cases, 3, device=self.device)
+        return TaskBatch(*stacked, offsets, shots, 1, False, ("shapes",) * self.settings.tasks)
 
     def _draw(self, family: str, rng: np.random.Generator, generator: torch.Generator) -> Episode | None:
         low, high = self.settings.voxels
