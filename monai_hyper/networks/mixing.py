@@ -71,6 +71,9 @@ def _convolution(body: nn.Module, name: str, first: Factors, second: Factors) ->
 
         return transposed
     if isinstance(layer, nn.Conv3d) and layer.groups == 1:
+        if (layer.kernel_size, layer.stride, layer.padding) == ((1, 1, 1), (1, 1, 1), (0, 0, 0)):  # a mixing itself
+            folded = left @ layer.weight.flatten(1) @ right
+            return lambda x: mix(x, folded, layer.bias)
         return lambda x: mix(layer._conv_forward(mix(x, right), layer.weight, None), left, layer.bias)
     raise ValueError(f"'{name}' belongs to {layer}; expected a Conv3d or ConvTranspose3d of one group.")
 
