@@ -85,7 +85,7 @@ def measure(side: int, tasks: int, arguments: argparse.Namespace, sources: Sourc
     engine = TaskEngine(sources, settings, 0, device)
     config = TrainConfig(Path("unused"), device=device, precision=arguments.precision)
     torch.manual_seed(0)
-    model = HyperModel().to(device).train()
+    model = HyperModel().to(device, memory_format=torch.channels_last_3d).train()
     optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=1e-4)
     numbers = iter(range(1_000_000))
     drawing = seconds_of(lambda: engine.batch(next(numbers)), device, arguments.repeats)

@@ -142,7 +142,7 @@ def train(config: TrainConfig, sources: Sources, model: nn.Module | None = None)
     model = make_model(config) if model is None else model
     config.output.mkdir(parents=True, exist_ok=True)
     with joined(config.device) as worker:
-        model = model.to(worker.device).train()
+        model = model.to(worker.device, memory_format=torch.channels_last_3d).train()  # for faster convolutions
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.generator_rate)
         facts = {"step": 0, "seconds": 0.0}

@@ -63,6 +63,20 @@ def test_the_gradient_of_the_shared_weights_equals_that_of_the_folded_form(pertu
         assert float((found - expected).norm()) <= 1e-8 * float(expected.norm()) + 1e-12
 
 
+@torch.no_grad()
+def test_the_order_of_weights_in_memory_does_not_matter(perturbed):
+    body = _unet()
+    changes = perturbed(generator_for(body, 16)).changes(torch.randn(TASKS, 5, 16))
+    x = torch.randn(TASKS * VOLUMES, 3, 32, 32, 33)
+    with shared(body, changes):
+        expected = body(x)
+        body.to(memory_format=torch.channels_last_3d)
+        found = body(x)
+    assert not body.full.conv.weight.is_contiguous()
+    for one, other in zip(found, expected):
+        assert float((one - other).abs().max()) <= 1e-4 * float(other.abs().max())
+
+
 def test_outside_of_the_context_the_body_is_what_it_was_even_after_an_error(perturbed):
     body = _unet()
     changes = perturbed(generator_for(body, 16)).changes(torch.randn(1, 5, 16))
