@@ -250,12 +250,15 @@ def train(
     method: str | None = None,
     minutes: float | None = None,
     start: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    tasks: int | None = None,
     progress: Report = print,
 ) -> Path:
     """Meta-train by a JSON file with the fields of ``TrainConfig``; goes on where a run was cut off.
 
     Args:
-        output, method, minutes, start: instead of the file's.
+        output, method, minutes, start, device, precision, tasks: instead of the file's.
 
     Raises:
         InputError: if the file is missing, no JSON, or has unknown fields.
@@ -267,6 +270,7 @@ def train(
     try:
         fields = json.loads(config.read_text(encoding="utf-8"))
         given = {"output": output, "method": method, "minutes": minutes, "start": start}
+        given |= {"device": device, "precision": precision, "tasks": tasks}
         fields |= {name: value for name, value in given.items() if value is not None}
         fields["output"] = Path(fields["output"])
         settings = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

@@ -37,12 +37,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def load_parameters(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put tensors into a module.
+    """Put tensors into a module; names in its ``younger``, if it has that, may be missing, and the module fills them.
 
     Raises:
         InputError: if a name or shape differs or a value is not finite.
     """
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    missing = set(getattr(model, "younger", ())) - tensors.keys()
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in missing}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     differing = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
     if differing:

@@ -43,7 +43,7 @@ def pooled_statistics(features: Tensor, regions: Tensor) -> Tensor:
     """
     weight = regions.flatten(2)
     weight = weight / (weight.sum(-1, keepdim=True) + 1e-3)
-    flat = features.flatten(2)
+    flat = features.flatten(2).float()
     mean = torch.einsum("brv,bcv->brc", weight, flat)
     square = torch.einsum("brv,bcv->brc", weight, flat * flat)
     return torch.cat([mean, (square - mean * mean).clamp(min=1e-6).sqrt()], -1)
@@ -118,31 +118,36 @@ class ContextEncoder(nn.Module):
         return self.to_prior(sum(fit_field(lateral(m), quarter) for lateral, m in zip(self.lateral, maps[2:])))
 
     def tokens(self, maps: list[Tensor], mask: Tensor) -> Tensor:
-        """Tokens of ``k`` volumes for one class.
+        """Tokens of ``k`` volumes for every class.
 
         Args:
-            maps: from :meth:`maps`; mask: that class, ``(k, 1, D, H, W)``.
+            maps: from :meth:`maps`; mask: of every class, ``(k, n, D, H, W)``.
 
         Returns:
-            ``(k, M, E)``.
+            ``(k, n, M, E)``.
         """
-        found = []
+        found, count = [], mask.shape[:2]
         for embed, features in zip(self.embed, maps):
-            pooled = F.adaptive_avg_pool3d(mask, list(features.shape[2:]))
-            found.append(embed(pooled_statistics(features, regions_of(pooled))))
-        found.append(self.embed_geometry(geometry_of(F.avg_pool3d(mask, 2, ceil_mode=True)))[:, None])
-        return self.mix(torch.cat(found, 1) + self.place)
+            pooled = F.adaptive_avg_pool3d(mask, list(features.shape[2:])).flatten(0, 1)[:, None]
+            regions = regions_of(pooled).unflatten(0, count).flatten(1, 2)
+            found.append(embed(pooled_statistics(features, regions)).unflatten(1, (-1, REGIONS)))
+        each = F.avg_pool3d(mask, 2, ceil_mode=True).flatten(0, 1)[:, None]
+        found.append(self.embed_geometry(geometry_of(each)).unflatten(0, count)[:, :, None])
+        return self.mix(torch.cat(found, 2) + self.place)
 
-    def aggregate(self, tokens: Tensor, annotated: Tensor) -> Tensor:
+    def aggregate(self, tokens: Tensor, annotated: Tensor, scale: Tensor | None = None) -> Tensor:
         """Average over the volumes that annotate a class, then over classes; add how many volumes there are, of more
         than 16 as for 16.
 
         Args:
-            tokens: ``(K, n, M, E)``; annotated: ``(K, n)`` bool.
+            tokens: ``(..., K, n, M, E)``; annotated: ``(K, n)`` bool.
+            scale: what tells whole volumes from windows, ``(E,)``.
 
         Returns:
-            the task's tokens, ``(M + 1, E)``.
+            the task's tokens, ``(..., M + 1, E)``.
         """
         weight = annotated.to(tokens).div(annotated.sum(0).clamp(min=1) * annotated.shape[1])
-        count = tokens.new_tensor([[math.log(min(annotated.shape[0], MAX_SHOTS))]])
-        return torch.cat([torch.einsum("kn,knme->me", weight, tokens), self.shots(count)])
+        mean = torch.einsum("kn,...knme->...me", weight, tokens)
+        count = self.shots(tokens.new_tensor([[math.log(min(annotated.shape[0], MAX_SHOTS))]]))
+        count = count if scale is None else count + scale
+        return torch.cat([mean, count.expand(*mean.shape[:-2], -1, -1)], -2)

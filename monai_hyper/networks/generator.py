@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from monai_hyper.networks.functional import shapes_of
 from monai_hyper.types import Shapes, Weights
+
+Factors = tuple[Tensor, Tensor]
 
 
 def mixed(base: Tensor, out_factors: tuple[Tensor, Tensor], in_factors: tuple[Tensor, Tensor]) -> Tensor:
@@ -46,8 +49,23 @@ class FactorHead(nn.Module):
         self.fixed.bias.data.copy_(basis.flatten() / self.scale)
 
     def forward(self, token: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of a token ``(E,)``; their product is the change of the channel mixing."""
-        return tuple(self.scale * head(token).view(self.width, -1) for head in (self.moving, self.fixed))
+        """Factors ``(..., width, rank)`` of tokens ``(..., E)``; their product is the change of the channel mixing."""
+        return tuple(self.scale * head(token).unflatten(-1, (self.width, -1)) for head in (self.moving, self.fixed))
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the tokens of ``T`` tasks change in a body.
+
+    Args:
+        mixings: of every convolution, by the name of its weight, ``(U, V)`` and ``(P, Q)`` of :func:`mixed`,
+            ``(T, width, rank)`` each.
+        affines: of every normalisation, by its name, what to add to 1 for a factor of its scale, and what to add to
+            its shift, ``(T, width)`` each.
+    """
+
+    mixings: dict[str, tuple[Factors, Factors]]
+    affines: dict[str, tuple[Tensor, Tensor]]
 
 
 class HyperNetwork(nn.Module):
@@ -111,17 +129,31 @@ class HyperNetwork(nn.Module):
         Returns:
             one tensor per name in ``base``, of exactly its shape.
         """
-        tokens = self.transformer(torch.cat([self.layers, context])[None])[0]
-        weights = dict(base)
-        for token, name in zip(tokens, self.convolutions):
-            out, inward = self.shapes[name][:2]
-            weights[name] = mixed(base[name], self.out_heads[str(out)](token), self.in_heads[str(inward)](token))
-        for token, name in zip(tokens[len(self.convolutions) :], self.norms):
-            width = self.shapes[f"{name}.weight"][0]
-            scale, shift = (0.3 * self.norm_heads[str(width)](token)).chunk(2)
-            weights[f"{name}.weight"] = base[f"{name}.weight"] * (1 + scale)
-            weights[f"{name}.bias"] = base[f"{name}.bias"] + shift
+        changes, weights = self.changes(context[None]), dict(base)
+        for name, ((u, v), (p, q)) in changes.mixings.items():
+            weights[name] = mixed(base[name], (u[0], v[0]), (p[0], q[0]))
+        for name, (scale, shift) in changes.affines.items():
+            weights[f"{name}.weight"] = base[f"{name}.weight"] * (1 + scale[0])
+            weights[f"{name}.bias"] = base[f"{name}.bias"] + shift[0]
         return weights
+
+    def changes(self, context: Tensor) -> Changes:
+        """What several tasks change in the body, all at once.
+
+        Args:
+            context: tokens of every task, ``(T, M, E)``.
+        """
+        layers = self.layers.expand(context.shape[0], -1, -1)
+        tokens = self.transformer(torch.cat([layers, context], 1))
+        mixings, affines = {}, {}
+        for i, name in enumerate(self.convolutions):
+            out, inward = self.shapes[name][:2]
+            token = tokens[:, i]
+            mixings[name] = self.out_heads[str(out)](token), self.in_heads[str(inward)](token)
+        for i, name in enumerate(self.norms, len(self.convolutions)):
+            width = self.shapes[f"{name}.weight"][0]
+            affines[name] = (0.3 * self.norm_heads[str(width)](tokens[:, i])).chunk(2, -1)
+        return Changes(mixings, affines)
 
 
 def generator_for(body: nn.Module, embedding_dim: int, rank: int = 8) -> HyperNetwork:

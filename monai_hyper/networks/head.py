@@ -16,39 +16,53 @@ OTHERS = 0.2
 """Share of the other classes in what a class is told from."""
 
 
-def pick(region: Tensor, jitter: Tensor) -> Tensor:
-    """Choose ``M`` voxels of a flat boolean region evenly, with repetition if it is smaller.
+def pick(regions: Tensor, jitter: Tensor) -> Tensor:
+    """Choose ``M`` voxels of flat boolean regions evenly, with repetition if one is smaller.
 
     Args:
-        jitter: places within the ``M`` equal parts of the region, ``(M,)`` in [0, 1).
+        regions: ``(..., V)``; jitter: places within the ``M`` equal parts of a region, ``(M,)`` in [0, 1).
 
     Returns:
-        flat indices ``(M,)``, none if the region is empty.
+        flat indices ``(..., M)``, 0 for an empty region.
+
+    Example:
+        >>> pick(torch.tensor([True, False, True, True]), torch.zeros(3))
+        tensor([0, 2, 3])
     """
-    inside = region.nonzero()[:, 0]
-    count = len(jitter)
-    steps = (torch.arange(count, device=region.device) + jitter) / count
-    return inside[(steps * len(inside)).long().clamp(max=len(inside) - 1)] if len(inside) else inside
+    upto = regions.cumsum(-1, dtype=torch.int32)
+    count = upto[..., -1:].contiguous()
+    steps = (torch.arange(len(jitter), device=regions.device) + jitter) / len(jitter)
+    number = torch.minimum((steps * count).int() + 1, count)
+    return torch.searchsorted(upto, number)
 
 
-def sample_regions(label: Tensor, classes: int, generator: torch.Generator | None = None) -> list[Tensor]:
-    """Voxels that stand for the regions of one annotated volume.
+def sample_regions(labels: Tensor, classes: int, jitter: Tensor) -> tuple[Tensor, Tensor]:
+    """Voxels that stand for the regions of annotated volumes: every class, the rim around them, the far background.
 
     Args:
-        label: ``(D, H, W)``, 0 to ``classes``.
+        labels: 0 to ``classes``, ``(B, 1, D, H, W)``.
+        jitter: see :func:`pick`, as many as the most points of a region.
 
     Returns:
-        positions in voxels ``(M_r, 3)`` of every class, of the rim around them, and of the far background; none for
-        an empty region.
+        positions in voxels, region after region, ``(B, M, 3)``; and which regions are not empty, ``(B, n + 2)`` bool.
     """
-    foreground = (label > 0).float()[None, None]
-    rim = (F.max_pool3d(foreground, 5, 1, 2) > foreground).flatten()
-    far = (label.flatten() == 0) & ~rim
-    regions = [((label == c + 1).flatten(), FOREGROUND_POINTS) for c in range(classes)]
-    jitter = torch.rand(max(FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS), generator=generator).to(label.device)
-    picked = [pick(region, jitter[:count]) for region, count in [*regions, (rim, RIM_POINTS), (far, FAR_POINTS)]]
-    _, h, w = label.shape
-    return [torch.stack([index // (h * w), index // w % h, index % w], 1).float() for index in picked]
+    foreground = (labels > 0).float()
+    near = foreground
+    for window in ((5, 1, 1), (1, 5, 1), (1, 1, 5)):
+        near = F.max_pool3d(near, window, 1, [side // 2 for side in window])
+    values = torch.arange(1, classes + 1, device=labels.device).view(1, -1, 1, 1, 1)
+    regions = torch.cat([labels == values, near > foreground, near == 0], 1).flatten(2)
+    each, rim, far = regions.split([classes, 1, 1], 1)
+    found = [(each, FOREGROUND_POINTS), (rim, RIM_POINTS), (far, FAR_POINTS)]
+    index = torch.cat([pick(region, jitter[:count]).flatten(1) for region, count in found], 1)
+    _, h, w = labels.shape[2:]
+    return torch.stack([index // (h * w), index // w % h, index % w], -1).float(), regions.any(-1)
+
+
+def draw_jitter(generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Jitter for :func:`sample_regions`; always alike where there is a generator."""
+    count = max(FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS)
+    return torch.rand(count, generator=None if generator is None else generator.manual_seed(0)).to(device)
 
 
 def region_weights(present: Tensor) -> Tensor:
@@ -58,38 +72,44 @@ def region_weights(present: Tensor) -> Tensor:
     the other classes where there are any.
 
     Args:
-        present: which classes occur in a volume, ``(n,)`` bool.
+        present: which classes occur in a volume, ``(..., n)`` bool.
 
     Returns:
-        weight of every class, rim and far background for every class, ``(n, n + 2)``.
+        weight of every class, rim and far background for every class, ``(..., n, n + 2)``.
 
     Example:
         >>> region_weights(torch.tensor([True]))
         tensor([[0.5000, 0.2500, 0.2500]])
     """
-    others = present.float().expand(len(present), -1) * (1 - torch.eye(len(present), device=present.device))
-    count = others.sum(1, keepdim=True)
+    one = torch.eye(present.shape[-1], device=present.device)
+    others = present.float()[..., None, :] * (1 - one)
+    count = others.sum(-1, keepdim=True)
     background = torch.where(count > 0, (1 - OTHERS) / 2, 0.5) / 2
-    weights = 0.5 * torch.eye(len(present), device=present.device) + OTHERS / 2 * others / count.clamp(min=1)
-    return torch.cat([weights, background, background], 1)
+    weights = 0.5 * one + OTHERS / 2 * others / count.clamp(min=1)
+    return torch.cat([weights, background, background], -1)
 
 
 def features_at(features: list[Tensor], factors: list[int], where: Tensor) -> Tensor:
-    """Features of all scales at voxels of one volume, as :func:`enlarge` would show them there.
+    """Features of all scales at voxels of volumes, as :func:`enlarge` would show them there.
 
     Args:
-        features: ``(1, C_i, ...)`` at ``1 / factors[i]`` of the grid; where: ``(M, 3)`` in voxels.
+        features: ``(B, C_i, ...)`` at ``1 / factors[i]`` of the grid; where: ``(B, M, 3)`` in voxels.
 
     Returns:
-        ``(M, sum of C_i)``.
+        ``(B, M, sum of C_i)``.
     """
     found = []
     for feature, factor in zip(features, factors):
         size = where.new_tensor(feature.shape[2:])
         grid = (((where + 0.5) / factor) * 2 / size - 1).flip(-1)
-        values = F.grid_sample(feature, grid[None, :, None, None], "bilinear", "border", align_corners=False)
-        found.append(values[0, :, :, 0, 0].T)
-    return torch.cat(found, 1)
+        values = F.grid_sample(feature, grid[:, :, None, None], "bilinear", "border", align_corners=False)
+        found.append(values[..., 0, 0].mT)
+    return torch.cat(found, -1)
+
+
+def gram_of(rows: Tensor, shown: Tensor) -> Tensor:
+    """Mean of the outer products of rows ``(..., M, F)``, ``(..., F, F)``; zero where ``shown``, ``(...)``, is not."""
+    return rows.mT @ rows * (shown / rows.shape[-2])[..., None, None]
 
 
 class RidgeHead(nn.Module):
@@ -121,7 +141,7 @@ class RidgeHead(nn.Module):
         labels: Tensor,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """Gram matrix and moments of every volume and class.
+        """Gram matrix and moments of every volume and class, from the same places of every volume's regions.
 
         Args:
             features: ``(k, C_i, ...)``; masks: mean masks over the field of view, ``(k, n, ...)``.
@@ -130,37 +150,31 @@ class RidgeHead(nn.Module):
         Returns:
             ``(k, n, F, F)`` and ``(k, n, F)``; the last feature is the constant 1.
         """
-        grams, moments = [], []
         classes = masks.shape[1]
-        fields = fit_field(masks, list(labels.shape[2:]))
-        for shot in range(labels.shape[0]):
-            if generator is not None:
-                generator.manual_seed(0)  # the same places in every volume: their order cannot matter
-            regions = sample_regions(labels[shot, 0], classes, generator)
-            sizes = [len(region) for region in regions]
-            inputs = [f[shot : shot + 1].float() for f in features] + [fields[shot : shot + 1]]
-            rows = F.pad(features_at(inputs, [*factors, 1], torch.cat(regions)), [0, 1], value=1.0)
-            parts = [part / max(1, len(part)) ** 0.5 for part in rows.split(sizes)]
-            gram = torch.stack([part.T @ part for part in parts])
-            present = torch.tensor([size > 0 for size in sizes[:classes]], device=rows.device)
-            grams.append(torch.einsum("nr,rfg->nfg", region_weights(present), gram))
-            moments.append(0.5 * gram[:classes, :, -1])  # the mean over the class itself, since the last feature is 1
-        return torch.stack(grams), torch.stack(moments)
+        where, shown = sample_regions(labels, classes, draw_jitter(generator, labels.device))
+        inputs = [*(f.float() for f in features), fit_field(masks, list(labels.shape[2:]))]
+        rows = F.pad(features_at(inputs, [*factors, 1], where), [0, 1], value=1.0)
+        parts = rows.split([classes * FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS], 1)
+        regions = [parts[0].unflatten(1, (classes, -1)), parts[1][:, None], parts[2][:, None]]
+        gram = torch.cat([gram_of(*part) for part in zip(regions, shown.split([classes, 1, 1], 1))], 1)
+        weights = region_weights(shown[:, :classes])
+        # the last feature is 1, so the moment is the mean over the class itself
+        return torch.einsum("bnr,brfg->bnfg", weights, gram), 0.5 * gram[:, :classes, :, -1]
 
     def solve(self, gram: Tensor, moment: Tensor, used: Tensor) -> Tensor:
         """Ridge solutions for several choices of volumes.
 
         Args:
-            gram: ``(K, n, F, F)``; moment: ``(K, n, F)``; used: volumes per choice and class, ``(S, K, n)``.
+            gram: ``(..., K, n, F, F)``; moment: ``(..., K, n, F)``; used: volumes per choice and class, ``(S, K, n)``.
 
         Returns:
-            ``(S, n, F)``.
+            ``(..., S, n, F)``.
         """
         share = used / used.sum(1, keepdim=True).clamp(min=1)
-        left = torch.einsum("skn,knfg->snfg", share, gram)
-        right = torch.einsum("skn,knf->snf", share, moment)
+        left = torch.einsum("skn,...knfg->...snfg", share, gram)
+        right = torch.einsum("skn,...knf->...snf", share, moment)
         penalty = self.log_penalty.exp()
-        sizes = [*self.widths, moment.shape[1]]
+        sizes = [*self.widths, moment.shape[-2]]
         diagonal = torch.cat([p.expand(size) for p, size in zip(penalty, sizes)] + [penalty.new_tensor([1e-5])])
         factor = torch.linalg.cholesky(left + torch.diag(diagonal))
         return torch.cholesky_solve(right[..., None], factor)[..., 0]
@@ -169,15 +183,16 @@ class RidgeHead(nn.Module):
         """Calibrated read-out weights.
 
         Args:
-            solution: ``(S, n, F)``; context: the task's tokens, ``(M, E)``; fraction: of foreground, ``(n,)``.
+            solution: ``(..., S, n, F)``; context: the task's tokens, ``(..., M, E)``; fraction: of foreground,
+                ``(..., n)``.
 
         Returns:
-            weights per feature scale and for the masks, ``(S, n, C_i)`` each, and biases ``(S, n)``.
+            weights per feature scale and for the masks, ``(..., S, n, C_i)`` each, and biases ``(..., S, n)``.
         """
         volumes = torch.full_like(fraction, min(shots, MAX_SHOTS))
-        facts = torch.stack([(fraction + 1e-6).log() / 5, fraction, volumes.log()], 1)
-        task = context.mean(0).expand(len(fraction), -1)
-        log_scale, threshold = self.calibrate(torch.cat([task, facts], 1)).T
+        facts = torch.stack([(fraction + 1e-6).log() / 5, fraction, volumes.log()], -1)
+        task = context.mean(-2, keepdim=True).expand(*fraction.shape, -1)
+        log_scale, threshold = self.calibrate(torch.cat([task, facts], -1))[..., None, :, :].unbind(-1)
         scale = log_scale.clamp(0, 5).exp()
-        weights = (scale[:, None] * solution).split([*self.widths, len(fraction), 1], -1)
+        weights = (scale[..., None] * solution).split([*self.widths, fraction.shape[-1], 1], -1)
         return list(weights[:-1]), weights[-1][..., 0] - scale * threshold

@@ -103,12 +103,21 @@ class HyperModel(nn.Module):
         torch.Size([1, 2, 32, 40, 36])
     """
 
+    younger = ("scale",)
+    """Parameters that older files of weights lack; they are zero there."""
+
     def __init__(self, body: nn.Module | None = None, embedding_dim: int = 192) -> None:
         super().__init__()
         self.body = UNetBody(1 + PRIOR_CHANNELS + 1) if body is None else body
         self.encoder = ContextEncoder(embedding_dim, PRIOR_CHANNELS)
         self.hypernetwork = generator_for(self.body, embedding_dim)
         self.head = RidgeHead(self.body.widths, embedding_dim)
+        self.scale = nn.Parameter(torch.zeros(2, embedding_dim))  # of whole volumes, of windows
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
+        for name in self.younger:
+            state.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def forward(self, query: Tensor, support: SupportSet) -> Tensor:
         """Logits ``(B, N, D, H, W)`` of ``query``, ``(B, 1, D, H, W)``, by the network for ``support``."""
@@ -119,33 +128,35 @@ class HyperModel(nn.Module):
 
         Three are generated: for windows around the foreground, see :class:`Cascade`; for whole volumes; and for whole
         volumes that are not aligned, which serves what is never at the same place. The one by which the support volumes
-        segment each other best is taken. A lone volume has nobody to ask: its network has all, and asks itself for
-        every query.
+        segment each other best is taken. A lone volume has nobody to ask: its network has the first two, and asks itself
+        for every query.
         """
         factor = working_factor(support)
         coarse = support.coarser(factor)
         template = make_template(coarse)
         found = find_windows(support, template, factor)
-        local, local_logits = self.generate(found.support)
-        templates = (template, make_template(coarse, aligned=False))
-        others = [self.generate(support, each) for each in templates]
+        local, local_logits = self.generate(found.support, local=True)
+        whole, whole_logits = self.generate(support, template)
         if support.shots == 1:
-            return CascadeNetwork(found.finder, local, tuple(network for network, _ in others), found.support)
+            return CascadeNetwork(found.finder, local, whole, found.support)
+        loose, loose_logits = self.generate(support, make_template(coarse, aligned=False))
         here = float((own_dice(local_logits(), found.support, support) * found.found).nanmean())
-        dice = [float(own_dice(logits(), support, support).nanmean()) for _, logits in others]
-        if here >= max(dice):  # never where all volumes are empty: no number is larger than none
-            return CascadeNetwork(found.finder, local, (), found.support, here)
-        best = int(dice[1] > dice[0])
-        others[best][0].expected_dice = None if math.isnan(dice[best]) else dice[best]
-        return others[best][0]
+        choices = (whole, whole_logits), (loose, loose_logits)
+        everywhere = [(float(own_dice(logits(), support, support).nanmean()), network) for network, logits in choices]
+        dice, best = max(everywhere, key=lambda choice: choice[0])  # the first, where all volumes are empty
+        if here >= dice:  # never then: no number is larger than none
+            return CascadeNetwork(found.finder, local, None, found.support, here)
+        best.expected_dice = None if math.isnan(dice) else dice
+        return best
 
     def generate(
-        self, support: SupportSet, template: Template | None = None
+        self, support: SupportSet, template: Template | None = None, local: bool = False
     ) -> tuple[ConditionedNetwork, Callable[[], list[tuple[list[int], Tensor]]]]:
         """Generate the network of a task at one scale, and a way to see what it says about its own support.
 
         Args:
             template: of the support set on the grid that its network works on, where it is there already.
+            local: whether the volumes are windows around the foreground.
 
         Returns:
             the network, and a function that gives leave-one-out logits of the support volumes, as
@@ -156,7 +167,7 @@ class HyperModel(nn.Module):
         support = support.coarser(factor)
         generator = None if self.training else torch.Generator().manual_seed(0)
         template = make_template(support) if template is None else template
-        reading = self.read(support, template, generator)
+        reading = self.read(support, template, generator, local)
         body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
         read = bind(self.body, body)
         features = [
@@ -180,14 +191,16 @@ class HyperModel(nn.Module):
         """What the body's own weights see in images ``(B, 1, D, H, W)``: its features, prior and masks being empty."""
         return self.body(F.pad(images, [0, 0, 0, 0, 0, 0, 0, PRIOR_CHANNELS + 1]))
 
-    def read(self, support: SupportSet, template: Template, generator: torch.Generator | None) -> Reading:
-        """Encode the support set, see :class:`Reading`."""
+    def read(
+        self, support: SupportSet, template: Template, generator: torch.Generator | None, local: bool = False
+    ) -> Reading:
+        """Encode the support set, see :class:`Reading`; local: whether its volumes are windows."""
         tokens, fractions, priors, masks, weights = ({} for _ in range(5))
         quarter = [-(-side // 4) for side in template.size]
         for shots, images, labels in support.volumes():
             each = torch.cat([(labels == c + 1).float() for c in range(len(support.classes))], 1)
             maps = self.encoder.maps(images, (labels > 0).float())
-            token = torch.stack([self.encoder.tokens(maps, each[:, c : c + 1]) for c in range(each.shape[1])], 1)
+            token = self.encoder.tokens(maps, each)
             for i, (shot, prior) in enumerate(zip(shots, self.encoder.prior(maps).split(1))):
                 tokens[shot], fractions[shot] = token[i], each[i].flatten(1).mean(-1)
                 priors[shot] = F.adaptive_avg_pool3d(template.gathered(shot, prior), quarter)
@@ -201,7 +214,7 @@ class HyperModel(nn.Module):
             self._from_others(support, template, shot, other_priors, other_masks, known[shot], generator)
             for shot in range(support.shots)
         ]
-        context = self.encoder.aggregate(tokens, annotated)
+        context = self.encoder.aggregate(tokens, annotated, self.scale[int(local)])
         return Reading(template, context, prior, mean, others, (fractions * annotated).sum(0) / annotated.sum(0))
 
     def _from_others(self, support, template, shot, priors, masks, known, generator) -> Tensor:

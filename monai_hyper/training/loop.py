@@ -17,17 +17,20 @@ from monai_hyper.methods.maml import MamlLearner
 from monai_hyper.methods.universeg import UniverSegLearner
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.released import RELEASED
-from monai_hyper.synthesis.batch import Episode
+from monai_hyper.synthesis.batch import TaskBatch
 from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.checkpoint import load_training, save_training
 from monai_hyper.training.loss import objective
+from monai_hyper.training.workers import Worker, average_gradients, joined, mean_over_workers
 from monai_hyper.types import InputError
 
 STATE, WEIGHTS = "training.safetensors", "weights.safetensors"
 
 METHODS = {"hyper": HyperModel} | {kind.method: kind for kind in (MamlLearner, IMamlLearner, UniverSegLearner)}
 """What can be meta-trained, by name."""
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class TrainConfig:
         decay: over so many last steps the learning rate falls to zero.
         every: steps between checkpoints.
         body_rate, generator_rate: learning rates of the network that segments, and of everything else.
-        voxels, budget: size of volumes and of episodes, see :class:`TaskSettings`.
+        voxels, budget, tasks: size of volumes and of tasks, and how many of those a step learns from in every process,
+            see :class:`TaskSettings`.
+        precision: of the convolutions, see ``PRECISIONS``; all else is float32.
     """
 
     output: Path
@@ -63,14 +68,19 @@ class TrainConfig:
     average: float = 0.999
     voxels: tuple[int, int] = (20_000, 90_000)
     budget: int = 200_000
+    tasks: int = 1
+    precision: str = "float32"
 
 
 def make_model(config: TrainConfig) -> nn.Module:
     """What is to be trained, with the weights to start from.
 
     Raises:
-        InputError: if the method is unknown or does not take the arguments, or the weights are not its own.
+        InputError: if method or precision is unknown, the method does not take the arguments, or the weights are not
+            its own.
     """
+    if config.precision not in PRECISIONS:
+        raise InputError(f"precision is '{config.precision}'; expected one of: {', '.join(PRECISIONS)}.")
     if config.method not in METHODS:
         raise InputError(f"method is '{config.method}'; expected one of: {', '.join(METHODS)}.")
     try:
@@ -112,16 +122,12 @@ def rate_factor(step: int, config: TrainConfig, last: int | None = None) -> floa
     return max(0.0, min(1.0, (step + 1) / config.warm_up, (last - step) / max(1, config.decay)))
 
 
-def to_device(episode: Episode, device: str) -> Episode:
-    """The same episode on another device."""
-    return Episode(episode.support.to(device), episode.images.to(device), episode.labels.to(device), episode.kind)
-
-
 def train(config: TrainConfig, sources: Sources, model: nn.Module | None = None) -> Path:
     """Meta-train a model, going on from ``output`` if a run was cut off there.
 
-    Task and randomness of a step depend on the seed and the step's number alone, so a run that was killed and
-    resumed sees what an unbroken one would have seen.
+    Tasks and randomness of a step depend on the seed and the step's number alone, so a run that was killed and
+    resumed sees what an unbroken one would have seen. Under torchrun every process draws its own share of a step's
+    tasks, gradients are averaged over the processes, and the first one writes.
 
     Args:
         model: what to train; default: see :func:`make_model`. Its weights are ignored when a run is resumed.
@@ -133,43 +139,70 @@ def train(config: TrainConfig, sources: Sources, model: nn.Module | None = None)
         InputError: see :func:`make_model`.
     """
     torch.manual_seed(config.seed)
-    model = (make_model(config) if model is None else model).to(config.device).train()
+    model = make_model(config) if model is None else model
     config.output.mkdir(parents=True, exist_ok=True)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
-    optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.generator_rate)
-    facts = {"step": 0, "seconds": 0.0}
-    if (config.output / STATE).exists():
-        facts = load_training(config.output / STATE, model, average, optimiser)
-    engine = TaskEngine(sources, TaskSettings(config.voxels, config.budget), config.seed)
-    _run(config, model, average, optimiser, engine, facts)
+    with joined(config.device) as worker:
+        model = model.to(worker.device, memory_format=torch.channels_last_3d).train()  # for faster convolutions
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+        optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.generator_rate)
+        facts = {"step": 0, "seconds": 0.0}
+        if (config.output / STATE).exists():
+            facts = load_training(config.output / STATE, model, average, optimiser)
+        settings = TaskSettings(config.voxels, config.budget, tasks=config.tasks)
+        engine = TaskEngine(sources, settings, config.seed, worker.device)
+        _run(config, model, average, optimiser, engine, facts, worker)
     return config.output / WEIGHTS
 
 
-def _run(config: TrainConfig, model, average, optimiser, engine: TaskEngine, facts: dict) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(config.output))
+def _run(config: TrainConfig, model, average, optimiser, engine: TaskEngine, facts: dict, worker: Worker) -> None:
     start, step, seconds = time.perf_counter() - facts["seconds"], facts["step"], facts["seconds"]
-    mean_loss = mean_dice = None
-    bar = tqdm(initial=step, total=config.steps, unit="step", mininterval=5)
+    log = Log(config, step) if worker.leads else None
     while step < (last := last_step(step, seconds, config)):
-        episode = to_device(engine.episode(step), config.device)
+        batch = engine.batch(step * worker.world + worker.rank)
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * rate_factor(step, config, last)
-        loss, dice = train_step(model, optimiser, episode, step, config)
+        loss, dice = train_step(model, optimiser, batch, step, config)
         average.update_parameters(model)
-        mean_loss = loss if mean_loss is None else 0.99 * mean_loss + 0.01 * loss
-        mean_dice = dice if mean_dice is None else 0.99 * mean_dice + 0.01 * dice
-        bar.set_postfix(loss=f"{mean_loss:.3f}", dice=f"{mean_dice:.3f}", refresh=False)
-        bar.update()
-        writer.add_scalar("loss", loss, step)
-        writer.add_scalar(f"dice/{episode.kind}", dice, step)
-        step, seconds = step + 1, time.perf_counter() - start
-        if step % config.every == 0 or step >= last_step(step, seconds, config):
-            facts = {"step": step, "seconds": seconds, "dice": mean_dice, "loss": mean_loss}
-            _save(config, model, average, optimiser, facts)
-    bar.close()
-    writer.close()
+        # all processes must agree on what is shown and on when to end
+        shared = torch.tensor([loss, sum(dice) / len(dice), time.perf_counter() - start], device=worker.device).double()
+        mean_over_workers([shared])
+        loss, mean_dice, seconds = shared.tolist()
+        step += 1
+        if log is not None:
+            log.add(step, loss, mean_dice, list(zip(batch.kinds, dice)))
+            if step % config.every == 0 or step >= last_step(step, seconds, config):
+                _save(config, model, average, optimiser, {"step": step, "seconds": seconds} | log.means)
+    if log is not None:
+        log.close()
+
+
+class Log:
+    """Losses and Dice of a run, on the terminal and for TensorBoard.
+
+    Attributes:
+        means: moving means of loss and Dice.
+    """
+
+    def __init__(self, config: TrainConfig, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer, self.means = SummaryWriter(str(config.output)), {}
+        self.bar = tqdm(initial=step, total=config.steps, unit="step", mininterval=5)
+
+    def add(self, step: int, loss: float, dice: float, tasks: list[tuple[str, float]]) -> None:
+        """Show what step number ``step`` brought; tasks: family and Dice."""
+        new = {"dice": dice, "loss": loss}
+        self.means = {name: 0.99 * self.means.get(name, value) + 0.01 * value for name, value in new.items()}
+        self.bar.set_postfix({name: f"{value:.3f}" for name, value in self.means.items()}, refresh=False)
+        self.bar.update()
+        self.writer.add_scalar("loss", loss, step - 1)
+        for kind, value in tasks:
+            self.writer.add_scalar(f"dice/{kind}", value, step - 1)
+
+    def close(self) -> None:
+        """End it."""
+        self.bar.close()
+        self.writer.close()
 
 
 def _save(config: TrainConfig, model, average, optimiser, facts: dict) -> None:
@@ -185,13 +218,20 @@ def _save(config: TrainConfig, model, average, optimiser, facts: dict) -> None:
     save_tensors(halved, config.output / WEIGHTS, facts)
 
 
-def train_step(model: nn.Module, optimiser, episode: Episode, step: int, config: TrainConfig) -> tuple[float, float]:
-    """One update at the optimiser's rates; returns loss and Dice of the episode."""
+def train_step(
+    model: nn.Module, optimiser, batch: TaskBatch, step: int, config: TrainConfig
+) -> tuple[float, list[float]]:
+    """One update at the optimiser's rates; returns the loss and the Dice of every task."""
     torch.manual_seed(config.seed * 1_000_003 + step)
     optimiser.zero_grad(set_to_none=True)
-    loss, dice = objective(model, episode)
-    loss.backward()
+    low = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    losses, dices = [], []
+    for loss, dice in objective(model, batch, low):
+        loss.backward()
+        losses.append(loss.detach())
+        dices.append(dice)
+    average_gradients(model)
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    if torch.isfinite(norm):  # one broken episode must not end the run
+    if torch.isfinite(norm):  # one broken task must not end the run
         optimiser.step()
-    return float(loss.detach()), dice
+    return float(torch.stack(losses).sum()), torch.cat(dices).tolist()

@@ -1,34 +1,68 @@
-"""The loss of one episode."""
+"""The loss of a batch of tasks, and of one."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from monai.losses import DiceFocalLoss
 from torch import Tensor, nn
 
 from monai_hyper.data.support import SupportSet
+from monai_hyper.networks.batched import segment_tasks
 from monai_hyper.networks.model import HyperModel
-from monai_hyper.synthesis.batch import Episode
+from monai_hyper.synthesis.batch import Episode, TaskBatch
 
 SELF_WEIGHT = 0.2
 """Weight of what the support volumes are told about themselves by the others."""
 
-_loss = DiceFocalLoss(
-    include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-3, smooth_dr=1e-3
-)
+_loss = DiceFocalLoss(include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1e-3, smooth_dr=1e-3)
+
+
+def together(volumes: Tensor) -> Tensor:
+    """Volumes of several tasks with those of a task as one long one, ``(T, B, C, D, H, W)`` to ``(T, C, B D, H, W)``.
+
+    Example:
+        >>> together(torch.zeros(2, 3, 4, 5, 6, 7)).shape
+        torch.Size([2, 4, 15, 6, 7])
+    """
+    return volumes.transpose(1, 2).flatten(2, 3)
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Dice and focal loss of every task, over all its volumes and then over classes; the mean over tasks.
+
+    Args:
+        logits: ``(T, B, N, D, H, W)``; labels: ``(T, B, 1, D, H, W)``.
+    """
+    return _loss(together(logits), together(labels))
+
+
+def batch_loss(model: HyperModel, batch: TaskBatch, low: torch.autocast | None = None) -> tuple[Tensor, Tensor]:
+    """Dice and focal loss on the queries, plus the leave-one-out loss on the support: the mean over the tasks.
+
+    Args:
+        low: see :func:`monai_hyper.networks.batched.segment_tasks`.
+
+    Returns:
+        the loss, and the queries' logits ``(T, Q, N, D, H, W)``.
+    """
+    logits, own = segment_tasks(model, batch, low)
+    asked, shown = batch.labels[:, batch.shots :], batch.labels[:, : batch.shots]
+    return segmentation_loss(logits, asked) + SELF_WEIGHT * segmentation_loss(own, shown), logits
 
 
 def episode_loss(model: HyperModel, episode: Episode) -> tuple[Tensor, Tensor]:
-    """Dice and focal loss on the queries, plus the leave-one-out loss on the support.
+    """What :func:`batch_loss` is for one task whose volumes may differ in size and are aligned first.
 
     Returns:
         the loss, and the queries' logits ``(Q, N, D, H, W)``.
     """
     network, own_logits = model.generate(episode.support)
     logits = network(episode.images)
-    loss = _loss(logits, episode.labels)
+    loss = segmentation_loss(logits[None], episode.labels[None])
     for (shots, own), (_, _, labels) in zip(own_logits(), episode.support.volumes()):
-        loss = loss + SELF_WEIGHT * _loss(own, labels) * len(shots) / episode.support.shots
+        loss = loss + SELF_WEIGHT * segmentation_loss(own[None], labels[None]) * len(shots) / episode.support.shots
     return loss, logits
 
 
@@ -46,29 +80,34 @@ def one_class(episode: Episode) -> Episode:
     return Episode(binary, episode.images, (episode.labels == index + 1).long(), episode.kind)
 
 
-def objective(model: nn.Module, episode: Episode) -> tuple[Tensor, float]:
-    """What meta-training descends, and the Dice of the queries to report.
+def objective(model: nn.Module, batch: TaskBatch, low: torch.autocast | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """What meta-training descends, in parts that are summed, and the Dice of the queries of every part's tasks.
+
+    A :class:`HyperModel` takes all tasks at once; a :class:`monai_hyper.methods.meta.Learner` one after another, of
+    each one class, in float32.
 
     Args:
-        model: a :class:`HyperModel`, or a :class:`monai_hyper.methods.meta.Learner`, which sees one class only.
+        low: see :func:`monai_hyper.networks.batched.segment_tasks`.
     """
     if isinstance(model, HyperModel):
-        loss, logits = episode_loss(model, episode)
-    else:
-        episode = one_class(episode)
+        loss, logits = batch_loss(model, batch, low)
+        yield loss, task_dice(logits, batch.labels[:, batch.shots :])
+        return
+    for task in range(len(batch.kinds)):
+        episode = one_class(batch.episode(task))
         loss, logits = model.episode_loss(episode)
-    return loss, episode_dice(logits, episode.labels)
+        yield loss / len(batch.kinds), task_dice(logits[None], episode.labels[None])
 
 
 @torch.no_grad()
-def episode_dice(logits: Tensor, labels: Tensor) -> float:
-    """Mean Dice over classes, all queries taken together.
+def task_dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean Dice over classes of every task, all its volumes taken together, ``(T,)``.
 
     Args:
-        logits: ``(Q, N, D, H, W)``; labels: ``(Q, 1, D, H, W)``.
+        logits: ``(T, B, N, D, H, W)``; labels: ``(T, B, 1, D, H, W)``.
     """
-    predicted, scores = logits.argmax(1, keepdim=True), []
-    for value in range(1, logits.shape[1]):
-        a, b = predicted == value, labels == value
-        scores.append(2 * (a & b).sum() / (a.sum() + b.sum()).clamp(min=1))
-    return float(torch.stack(scores).mean())
+    predicted, scores = logits.argmax(2, keepdim=True), []
+    for value in range(1, logits.shape[2]):
+        a, b = (predicted == value).flatten(1), (labels == value).flatten(1)
+        scores.append(2 * (a & b).sum(1) / (a.sum(1) + b.sum(1)).clamp(min=1))
+    return torch.stack(scores).mean(0)

@@ -64,34 +64,62 @@ def test_choices_of_volumes_do_not_mix(ridge, volumes):
         assert_close(ridge.solve(gram, moment, choice[None])[0], solution, rtol=1e-4, atol=1e-5)
 
 
+def _picked_one_by_one(region: torch.Tensor, jitter: torch.Tensor) -> torch.Tensor:
+    """What :func:`pick` means for one region that is not empty."""
+    inside = region.nonzero()[:, 0]
+    steps = (torch.arange(len(jitter)) + jitter) / len(jitter)
+    return inside[(steps * len(inside)).long().clamp(max=len(inside) - 1)]
+
+
 def test_pick_spreads_over_a_region_and_repeats_small_ones():
-    region = torch.zeros(1000, dtype=torch.bool)
-    region[200:700] = True
-    found = pick(region, torch.rand(50))
-    assert bool(region[found].all()) and bool((found.diff() > 0).all())
-    assert int(found.min()) < 210 and int(found.max()) >= 690
-    few = torch.zeros(1000, dtype=torch.bool)
-    few[[3, 500]] = True
-    assert sorted(set(pick(few, torch.rand(50)).tolist())) == [3, 500]
-    assert len(pick(torch.zeros(10, dtype=torch.bool), torch.rand(50))) == 0
+    regions = torch.zeros(3, 1000, dtype=torch.bool)
+    regions[0, 200:700] = True
+    regions[1, [3, 500]] = True
+    found = pick(regions, torch.rand(50))
+    assert found.shape == (3, 50)
+    assert bool(regions[0][found[0]].all()) and bool((found[0].diff() > 0).all())
+    assert int(found[0].min()) < 210 and int(found[0].max()) >= 690
+    assert sorted(set(found[1].tolist())) == [3, 500]
+    assert not found[2].any()
+
+
+def test_regions_picked_together_equal_regions_picked_by_their_voxels():
+    regions = torch.rand(2, 3, 4000) < torch.tensor([0.5, 0.02, 0.0005])[:, None]
+    regions[..., 7] = True
+    jitter = torch.rand(512)
+    jitter[-1] = 1 - 1e-7
+    found = pick(regions, jitter)
+    for region, picked in zip(regions.flatten(0, 1), found.flatten(0, 1)):
+        assert torch.equal(picked, _picked_one_by_one(region, jitter))
 
 
 def test_sampled_voxels_lie_in_their_regions():
-    label = torch.zeros(20, 21, 22, dtype=torch.long)
-    label[2:4, 2:4, 2:4], label[10:18, 10:18, 10:18] = 1, 2
-    regions = sample_regions(label, 2)
-    assert [len(region) for region in regions] == [FOREGROUND_POINTS, FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS]
-    values = [set(label[tuple(region.long().T)].tolist()) for region in regions]
-    assert values == [{1}, {2}, {0}, {0}]
-    inside = (label > 0).nonzero().float()
-    rim, far = (torch.cdist(region, inside, p=float("inf")).amin(1) for region in regions[2:])
-    assert float(rim.max()) <= 2 < float(far.min())
+    label = torch.zeros(2, 1, 20, 21, 22, dtype=torch.long)
+    label[..., 2:4, 2:4, 2:4], label[..., 10:18, 10:18, 10:18] = 1, 2
+    label[1] = label[1].flip(-1)
+    where, shown = sample_regions(label, 2, torch.rand(FAR_POINTS))
+    assert bool(shown.all()) and where.shape == (2, 2 * FOREGROUND_POINTS + RIM_POINTS + FAR_POINTS, 3)
+    for volume, points in zip(label[:, 0], where):
+        regions = points.split([FOREGROUND_POINTS, FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS])
+        values = [set(volume[tuple(region.long().T)].tolist()) for region in regions]
+        assert values == [{1}, {2}, {0}, {0}]
+        inside = (volume > 0).nonzero().float()
+        rim, far = (torch.cdist(region, inside, p=float("inf")).amin(1) for region in regions[2:])
+        assert float(rim.max()) <= 2 < float(far.min())
 
 
-def test_a_class_that_is_absent_gives_no_voxels():
-    label = torch.zeros(20, 20, 20, dtype=torch.long)
-    label[5:9, 5:9, 5:9] = 2
-    assert [len(region) for region in sample_regions(label, 2)] == [0, FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS]
+def test_a_region_that_is_absent_is_not_shown_and_weighs_nothing():
+    label = torch.zeros(1, 1, 20, 20, 20, dtype=torch.long)
+    label[..., 5:9, 5:9, 5:9] = 2
+    assert sample_regions(label, 2, torch.rand(FAR_POINTS))[1].tolist() == [[False, True, True, True]]
+    ridge, features, masks = RidgeHead((5,), 16), torch.randn(1, 5, 20, 20, 20), torch.rand(1, 2, 20, 20, 20)
+    gram, moment = ridge.statistics([features], [1], masks, label, torch.Generator())
+    assert not moment[0, 0].any() and bool(moment[0, 1].any())
+    changed = features.clone()
+    changed[..., 0, 0, 0] = 100  # an empty region points there, and the far background's first voxel is another one
+    again, _ = ridge.statistics([changed], [1], masks, label, torch.Generator())
+    assert_close(gram[0, 1, -1, -1], torch.tensor(1.0))
+    assert_close(again, gram, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("present", [[True], [True, True], [True, True, False], [True] * 8])
@@ -112,10 +140,9 @@ def test_statistics_equal_weighted_regression_rows():
     label[..., 2:6, 2:6, 2:6], label[..., 9:13, 9:13, 9:13] = 1, 2
     features, masks = torch.randn(1, 5, 16, 16, 16), torch.rand(1, 2, 16, 16, 16)
     gram, moment = ridge.statistics([features], [1], masks, label, torch.Generator())
-    regions = sample_regions(label[0, 0], 2, torch.Generator().manual_seed(0))
-    rows = [
-        torch.cat([features_at([features, masks], [1, 1], region), torch.ones(len(region), 1)], 1) for region in regions
-    ]
+    where, _ = sample_regions(label, 2, torch.rand(FAR_POINTS, generator=torch.Generator().manual_seed(0)))
+    found = torch.cat([features_at([features, masks], [1, 1], where)[0], torch.ones(where.shape[1], 1)], 1)
+    rows = found.split([FOREGROUND_POINTS, FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS])
     weights = region_weights(torch.tensor([True, True]))
     for value in range(2):
         expected = sum(w * part.T @ part / len(part) for w, part in zip(weights[value], rows))

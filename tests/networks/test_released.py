@@ -10,7 +10,7 @@ from torch import Tensor
 from monai_hyper.data.folder import ClassTable, list_cases, read_pair
 from monai_hyper.data.phantom import write_phantom
 from monai_hyper.data.support import SupportSet
-from monai_hyper.data.tensors import load_tensors
+from monai_hyper.data.tensors import load_tensors, save_tensors
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.inference.pipeline import make_plan, preprocess_pair, read_support, support_from_pairs
 from monai_hyper.methods.hyper import Hyper
@@ -94,7 +94,25 @@ def test_loaded_model_holds_the_stored_values_and_is_ready(released):
     tensors, _ = load_tensors(RELEASED)
     assert not released.training
     for name, value in released.state_dict().items():
-        assert value.dtype == torch.float32 and torch.equal(value, tensors[name].float()), name
+        stored = tensors[name].float() if name in tensors else torch.zeros(2, 192)
+        assert value.dtype == torch.float32 and torch.equal(value, stored), name
+        assert name in tensors or name == "scale"
+
+
+def test_weights_without_the_scale_token_load_and_no_other_may_be_missing(tmp_path):
+    tensors = {name: value for name, value in HyperModel().state_dict().items() if name != "scale"}
+    save_tensors(tensors, tmp_path / "older.safetensors", {})
+    assert not load_model(tmp_path / "older.safetensors").scale.any()
+    save_tensors(tensors | {"scale": torch.ones(2, 192)}, tmp_path / "newer.safetensors", {})
+    assert bool((load_model(tmp_path / "newer.safetensors").scale == 1).all())
+    for name in ("head.log_penalty", "body.thin.conv.weight"):
+        save_tensors({n: t for n, t in tensors.items() if n != name}, tmp_path / "broken.safetensors", {})
+        with pytest.raises(InputError, match=f"'{name}' is missing"):
+            load_model(tmp_path / "broken.safetensors")
+    wrong = tensors | {"scale": torch.zeros(1, 192)}
+    save_tensors(wrong, tmp_path / "broken.safetensors", {})
+    with pytest.raises(InputError, match="'scale' is"):
+        load_model(tmp_path / "broken.safetensors")
 
 
 def test_damaged_weights_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import nibabel as nib
@@ -17,9 +18,12 @@ from monai_hyper.data.tensors import load_tensors
 from monai_hyper.methods.meta import load_learner
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.released import load_model
+from monai_hyper.networks.unet import UNetBody
 from monai_hyper.synthesis.sources import Sources
+from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.loop import (
     METHODS,
+    PRECISIONS,
     STATE,
     WEIGHTS,
     TrainConfig,
@@ -28,6 +32,7 @@ from monai_hyper.training.loop import (
     parameter_groups,
     rate_factor,
     train,
+    train_step,
 )
 from monai_hyper.types import InputError
 
@@ -48,8 +53,8 @@ model = HyperModel(UNetBody(10, channels=(8, 8, 8, 8), thin=4), embedding_dim=16
 last = int(sys.argv[2])
 step_of = loop.train_step
 
-def killed_in_the_middle(model, optimiser, episode, step, config):
-    found = step_of(model, optimiser, episode, step, config)
+def killed_in_the_middle(model, optimiser, batch, step, config):
+    found = step_of(model, optimiser, batch, step, config)
     if step == last:  # after the update, before the checkpoint
         os.kill(os.getpid(), signal.SIGKILL)
     return found
@@ -144,10 +149,28 @@ def test_unknown_methods_and_arguments_are_refused(tmp_path):
     for config, message in (
         (TrainConfig(tmp_path / "a", method="reptile"), "'reptile'; expected one of: hyper, maml, imaml, universeg"),
         (TrainConfig(tmp_path / "a", method="maml", learner={"depth": 3}), "arguments of 'maml'.*depth"),
+        (TrainConfig(tmp_path / "a", precision="float16"), "'float16'; expected one of: float32, bfloat16"),
     ):
         with pytest.raises(InputError, match=message):
             train(config, Sources({}))
     assert not (tmp_path / "a").exists()
+
+
+def test_half_the_precision_gives_nearly_the_same_loss_and_full_updates(tmp_path):
+    torch.manual_seed(5)
+    model = HyperModel(UNetBody(10, channels=(8, 8, 8, 8), thin=4), embedding_dim=16)
+    batch = TaskEngine(Sources({}), TaskSettings((8000, 9000), 20_000, tasks=2)).batch(0)
+    found = {}
+    for precision in PRECISIONS:
+        trained = deepcopy(model).train()
+        optimiser = torch.optim.SGD(trained.parameters(), lr=1.0)
+        loss, dice = train_step(trained, optimiser, batch, 0, TrainConfig(tmp_path, precision=precision))
+        found[precision] = loss, torch.cat([parameter.flatten() for parameter in trained.parameters()])
+        assert all(parameter.dtype == torch.float32 for parameter in trained.parameters()) and len(dice) == 2
+    start = torch.cat([parameter.flatten() for parameter in model.parameters()])
+    (loss, full), (low_loss, low) = found["float32"], found["bfloat16"]
+    assert low_loss == pytest.approx(loss, rel=0.02) and low_loss != loss
+    assert float(torch.cosine_similarity(full - start, low - start, 0)) > 0.9
 
 
 def test_the_time_limit_sets_the_last_step_by_the_pace_so_far():
@@ -212,6 +235,9 @@ def test_the_command_trains_what_it_is_asked_for(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     options = ["--config", str(tmp_path / "config.json"), "--data", str(tmp_path / "data")]
     options += ["--output", str(tmp_path / "run"), "--method", "universeg", "--minutes", "1e-9"]
+    options += ["--device", "cpu", "--precision", "bfloat16", "--tasks", "2"]
     assert main(["train", *options]) == 0
     learner = load_learner(METHODS["universeg"], tmp_path / "run" / WEIGHTS)
     assert learner.settings == {"channels": [4, 4]}
+    used = load_tensors(tmp_path / "run" / WEIGHTS)[1]["config"]
+    assert (used["device"], used["precision"], used["tasks"]) == ("cpu", "bfloat16", "2")

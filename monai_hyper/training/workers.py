@@ -1,0 +1,78 @@
+"""Several processes that train one model, as torchrun starts them; every function serves a lone process, too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of ``world`` processes.
+
+    Args:
+        rank: its number; device: where it computes.
+    """
+
+    rank: int
+    world: int
+    device: str
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the one that writes."""
+        return self.rank == 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Worker]:
+    """Join the processes that torchrun started, through NCCL on GPUs, one for each, else through Gloo.
+
+    Args:
+        device: "cpu", "cuda", or "cuda:1" for a lone process.
+
+    Example:
+        >>> with joined("cpu") as worker:
+        ...     worker
+        Worker(rank=0, world=1, device='cpu')
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        yield Worker(0, 1, device)
+        return
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Worker(dist.get_rank(), world, device)
+    finally:
+        dist.destroy_process_group()
+
+
+@torch.no_grad()
+def mean_over_workers(tensors: Sequence[Tensor]) -> None:
+    """Put the mean over all processes in the place of every tensor, by one message."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts):
+        tensor.copy_(part.view_as(tensor))
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Let all processes descend the mean of their losses."""
+    if not dist.is_initialized():
+        return
+    for parameter in model.parameters():
+        if parameter.grad is None:  # in another process it may have one
+            parameter.grad = torch.zeros_like(parameter)
+    mean_over_workers([parameter.grad for parameter in model.parameters()])
