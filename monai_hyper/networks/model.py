@@ -128,7 +128,7 @@ class HyperModel(nn.Module):
 
         Three are generated: for windows around the foreground, see :class:`Cascade`; for whole volumes; and for whole
         volumes that are not aligned, which serves what is never at the same place. The one by which the support volumes
-        segment each other best is taken. A lone volume has nobody to ask: its network has the first two, and asks itself
+        segment each other best is taken. A lone volume has nobody to ask: its network has the first two and asks itself
         for every query.
         """
         factor = working_factor(support)
