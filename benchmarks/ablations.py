@@ -56,7 +56,7 @@ COLUMNS = ("variant", "task", "shots", "draw", "query", "dice")
 CHANNELS, EMBEDDING = (16, 32, 64, 96), 96
 """Widths of the body and length of a token where models are trained: about a quarter of the released model."""
 
-VOXELS, BUDGET = (10_000, 30_000), 40_000
+VOXELS, BUDGET = (6_000, 16_000), 30_000
 """Of training volumes and episodes, see :class:`TaskSettings`. Volumes are padded to 32 voxels a side in any case."""
 
 AVERAGE, WARM_UP, DECAY = 0.98, 30, 0.25
