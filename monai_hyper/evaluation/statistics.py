@@ -45,6 +45,7 @@ class Result:
     fit_seconds: float = math.nan
     query_seconds: float = math.nan
     peak_mb: float = math.nan
+    expected_dice: float = math.nan
     error: str = ""
 
     def score(self, metric: str) -> float:

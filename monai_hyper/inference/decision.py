@@ -26,6 +26,7 @@ def best_threshold(probability: Tensor) -> float:
         from ``LOWEST`` to 0.5.
 
     Example:
+        >>> import torch
         >>> certain, unsure = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.4, 0.4, 0.1])
         >>> round(best_threshold(certain), 3), round(best_threshold(unsure), 3)
         (0.5, 0.4)

@@ -198,8 +198,13 @@ def _table(path, line, columns=RESULT_COLUMNS):
 
 
 def test_results_are_read_as_written(tmp_path):
-    rows = read_results(_table(tmp_path / "r.csv", 'hyper,4,1,ct_7,1+2,0.5,0.25,,,,1,2,3,"bad, very bad"'))
-    assert len(rows) == 1 and rows[0].class_name == "1+2" and rows[0].error == "bad, very bad"
+    rows = read_results(_table(tmp_path / "r.csv", 'hyper,4,1,ct_7,1+2,0.5,0.25,,,,1,2,3,0.75,"bad, very bad"'))
+    assert (
+        len(rows) == 1
+        and rows[0].class_name == "1+2"
+        and rows[0].error == "bad, very bad"
+        and rows[0].expected_dice == 0.75
+    )
     assert (rows[0].shots, rows[0].draw, rows[0].dice, rows[0].peak_mb) == (4, 1, 0.5, 3)
     assert math.isnan(rows[0].hd95_mm)
 

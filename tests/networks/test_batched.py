@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.template import Template
 from monai_hyper.networks.unet import UNetBody
 from monai_hyper.synthesis.batch import TaskBatch
-from monai_hyper.synthesis.contrast import random_shapes, render
+from monai_hyper.synthesis.pseudo import random_shapes
 
 SIZE = [20, 18, 22]
 
@@ -37,11 +38,13 @@ def small() -> HyperModel:
 
 def make_batch(tasks: int = 2, shots: int = 2, queries: int = 2, classes: int = 2, local: bool = False) -> TaskBatch:
     """Random shapes; every volume is shifted against its task's frame."""
-    generator = torch.Generator().manual_seed(4)
+    generator, rng = torch.Generator().manual_seed(4), np.random.default_rng(4)
     images, labels, count = [], [], shots + queries
+    d, h, w = SIZE
     for _ in range(tasks):
-        scene = torch.stack([random_shapes(SIZE, generator) for _ in range(count)])[:, None]
-        images.append(render(scene, generator, False))
+        shapes = [random_shapes(rng).subjects[0].labels[:d, :h, :w] for _ in range(count)]
+        scene = torch.stack(shapes)[:, None].float()
+        images.append(scene.sin() + 0.1 * torch.randn(scene.shape, generator=generator))
         labels.append(torch.where(scene <= classes, scene, 0).long())
     offsets = (torch.rand(tasks, count, 3, generator=generator) - 0.5) * 8
     kinds = ("shapes",) * tasks

@@ -44,7 +44,7 @@ def test_features_at_voxels_equal_enlarged_features(factor, size):
     where = torch.stack([torch.randint(0, side, (50,)) for side in size], 1)
     whole = enlarge(feature, factor, size)[0]
     assert_close(
-        features_at([feature], [factor], where.float()), whole[:, where[:, 0], where[:, 1], where[:, 2]].T,
+        features_at([feature], [factor], where.float()[None])[0], whole[:, where[:, 0], where[:, 1], where[:, 2]].T,
         rtol=1e-4, atol=1e-5,
     )  # fmt: skip
 

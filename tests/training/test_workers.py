@@ -68,7 +68,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     for world in (1, 2):
         starter = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if world == 2 else []
         command = [sys.executable, *starter, str(folder / "run.py"), str(folder / str(world)), str(world)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, env=environment)
         assert done.returncode == 0, done.stderr
     return folder / "1", folder / "2"
 
