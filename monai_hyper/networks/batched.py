@@ -10,6 +10,7 @@ from monai_hyper.networks.frames import Frames
 from monai_hyper.networks.functional import enlarge, fit_field
 from monai_hyper.networks.mixing import shared
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, leave_one_out, warped
+from monai_hyper.networks.plain import with_plain
 from monai_hyper.networks.unet import beside
 from monai_hyper.synthesis.batch import TaskBatch
 
@@ -34,7 +35,8 @@ def segment_tasks(model: HyperModel, batch: TaskBatch, low: torch.autocast | Non
     inputs = beside(batch.images.flatten(0, 1), fields.flatten(0, 1), PRIOR_CHANNELS)
     with shared(model.body, model.hypernetwork.changes(context)) as body, low:
         features = body(inputs[:, : PRIOR_CHANNELS + 2])
-    features = [f.float().unflatten(0, count) for f in features] + [fields[:, :, PRIOR_CHANNELS:]]
+    features = with_plain([f.float() for f in features], inputs[:, : PRIOR_CHANNELS + 2])
+    features = [f.unflatten(0, count) for f in features] + [fields[:, :, PRIOR_CHANNELS:]]
     heads, biases = fit_heads(model, batch, features, context, masks.flatten(3).mean((1, 3)))
     logits = read_out(features, [*model.body.factors, 1], heads, biases, list(batch.images.shape[3:]))
     return logits[:, shots:], logits[:, :shots]

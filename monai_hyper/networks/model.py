@@ -17,6 +17,7 @@ from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
 from monai_hyper.networks.network import ConditionedNetwork, assemble
+from monai_hyper.networks.plain import PLAIN, with_plain, with_plain_widths
 from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
@@ -111,7 +112,7 @@ class HyperModel(nn.Module):
         self.body = UNetBody(1 + PRIOR_CHANNELS + 1) if body is None else body
         self.encoder = ContextEncoder(embedding_dim, PRIOR_CHANNELS)
         self.hypernetwork = generator_for(self.body, embedding_dim)
-        self.head = RidgeHead(self.body.widths, embedding_dim)
+        self.head = RidgeHead(with_plain_widths(self.body.widths), embedding_dim)
         self.scale = nn.Parameter(torch.zeros(2, embedding_dim))  # of whole volumes, of windows
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
@@ -171,8 +172,9 @@ class HyperModel(nn.Module):
         body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
         read = bind(self.body, body)
         features = [
-            (shots, labels, read(reading.beside(images, shots)[:, : PRIOR_CHANNELS + 2]))
+            (shots, labels, with_plain(read(inputs), inputs))
             for shots, images, labels in support.volumes()
+            for inputs in [reading.beside(images, shots)[:, : PRIOR_CHANNELS + 2]]
         ]
         gram, moment = self._statistics(support, features, reading, generator)
         annotated = support.annotated.to(gram)
@@ -188,8 +190,10 @@ class HyperModel(nn.Module):
         ]
 
     def unconditioned(self, images: Tensor) -> list[Tensor]:
-        """What the body's own weights see in images ``(B, 1, D, H, W)``: its features, prior and masks being empty."""
-        return self.body(F.pad(images, [0, 0, 0, 0, 0, 0, 0, PRIOR_CHANNELS + 1]))
+        """What the body's own weights see in images ``(B, 1, D, H, W)``: its features, prior and masks being empty, and
+        zero for the plain ones."""
+        first, *rest = self.body(F.pad(images, [0, 0, 0, 0, 0, 0, 0, PRIOR_CHANNELS + 1]))
+        return [F.pad(first, [0, 0, 0, 0, 0, 0, 0, PLAIN]), *rest]
 
     def read(
         self, support: SupportSet, template: Template, generator: torch.Generator | None, local: bool = False

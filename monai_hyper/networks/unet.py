@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from monai_hyper.data.coarse import reduce
 from monai_hyper.networks.alignment import align, read_at, stretched
 from monai_hyper.networks.functional import enlarge, pad_high, pad_small
+from monai_hyper.networks.plain import with_plain, with_plain_widths
 
 
 class ConvBlock(nn.Module):
@@ -106,7 +107,7 @@ class HeadlessNetwork(nn.Module):
 
 
 class Reader(nn.Module):
-    """Body and linear read-out of all its feature scales, on a prepared image or on windows of one.
+    """Body and linear read-out of all its feature scales and of plain features, for a prepared image or windows of it.
 
     Args:
         body: features of image and prior, such as :class:`UNetBody`.
@@ -117,7 +118,7 @@ class Reader(nn.Module):
         super().__init__()
         self.body, self.classes = body, classes
         self.factors = list(body.factors)
-        self.head = nn.ModuleList(nn.Conv3d(width, classes, 1, bias=False) for width in body.widths)
+        self.head = nn.ModuleList(nn.Conv3d(width, classes, 1, bias=False) for width in with_plain_widths(body.widths))
         self.mask_head = nn.Conv3d(classes, classes, 1)
 
     def forward(self, prepared: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ class Reader(nn.Module):
             logits, background first, ``(B, n + 1, D, H, W)``; the background's are zero.
         """
         inputs = prepared.shape[1] - self.classes
-        features = self.body(prepared[:, :inputs])
+        features = with_plain(self.body(prepared[:, :inputs]), prepared[:, :inputs])
         logits = self.mask_head(prepared[:, inputs:])
         for i, head in enumerate(self.head):
             logits = logits + enlarge(head(features[i]), self.factors[i], prepared.shape[2:])
