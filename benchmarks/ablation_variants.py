@@ -10,20 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.data.coarse import reduce
 from monai_hyper.data.support import SupportSet
+from monai_hyper.methods.fitting import Budget
 from monai_hyper.methods.polish import Polish
 from monai_hyper.networks.cascade import CascadeNetwork, find_windows
 from monai_hyper.networks.context import REGIONS, ContextEncoder, geometry_of, pooled_statistics
 from monai_hyper.networks.functional import shapes_of
 from monai_hyper.networks.generator import HyperNetwork, generator_for
 from monai_hyper.networks.head import RidgeHead
-from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, Reading, working_factor
+from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, working_factor
 from monai_hyper.networks.network import ConditionedNetwork
-from monai_hyper.networks.template import Template
+from monai_hyper.networks.reading import Reading
+from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
+from monai_hyper.synthesis.plans import FAMILIES
 from monai_hyper.synthesis.sources import Sources
-from monai_hyper.synthesis.tasks import FAMILIES
 from monai_hyper.types import Weights
 
 
@@ -90,24 +91,40 @@ def adopt(new: nn.Module, old: nn.Module) -> nn.Module:
     return new
 
 
+def adopt_generator(new: HyperNetwork, old: HyperNetwork) -> HyperNetwork:
+    """:func:`adopt`, and the learned token of every layer that both generate."""
+    known = dict(zip(old.convolutions + old.norms, old.layers.detach()))
+    rows = zip(new.convolutions + new.norms, new.layers.detach())
+    adopt(new, old).layers.data = torch.stack([known.get(name, row) for name, row in rows])
+    return new
+
+
 def length(model: HyperModel) -> int:
     """Of a token."""
     return model.hypernetwork.layers.shape[1]
 
 
+class Altered(HyperModel):
+    """A model with the parts of another, for those that do something else with them."""
+
+    def __init__(self, model: HyperModel) -> None:
+        super().__init__(model.body, length(model))
+        self.encoder, self.hypernetwork, self.head = model.encoder, model.hypernetwork, model.head
+        self.scale = model.scale
+
+
 # Spatial prior and mean masks
 
 
-class Blind(HyperModel):
+class Blind(Altered):
     """A model that forgets what it read of places: the learned prior, the mean masks, or both."""
 
     def __init__(self, model: HyperModel, prior: bool, masks: bool) -> None:
-        super().__init__(model.body, length(model))
-        self.encoder, self.hypernetwork, self.head = model.encoder, model.hypernetwork, model.head
+        super().__init__(model)
         self.kept = float(not prior), float(not masks)
 
-    def read(self, support, template, generator) -> Reading:
-        found = super().read(support, template, generator)
+    def read(self, *arguments) -> Reading:
+        found = super().read(*arguments)
         prior, masks = self.kept
         classes = found.masks.shape[1]
         keep = found.masks.new_tensor([prior] * PRIOR_CHANNELS + [masks] * classes)[None, :, None, None, None]
@@ -141,7 +158,7 @@ def of_rank(model: HyperModel, rank: int) -> HyperModel:
     if rank == 0:
         new.convolutions, new.out_heads, new.in_heads = [], nn.ModuleDict(), nn.ModuleDict()
         new.layers = nn.Parameter(torch.randn(len(new.norms), length(model)))
-    model.hypernetwork = new
+    model.hypernetwork = adopt_generator(new, model.hypernetwork)
     return model
 
 
@@ -154,8 +171,8 @@ class Truncated(nn.Module):
 
     def forward(self, token: Tensor) -> tuple[Tensor, Tensor]:
         first, second = self.head(token)
-        u, s, v = torch.linalg.svd(first @ second.T)
-        return u[:, : self.rank] * s[: self.rank], v[: self.rank].T
+        u, s, v = torch.linalg.svd(first @ second.mT)
+        return u[..., : self.rank] * s[..., None, : self.rank], v[..., : self.rank, :].mT
 
 
 def truncated(model: HyperModel, rank: int) -> HyperModel:
@@ -187,7 +204,7 @@ class Depthwise(HyperNetwork):
 
 
 def depthwise(model: HyperModel) -> HyperModel:
-    model.hypernetwork = adopt(Depthwise(model.body, length(model)), model.hypernetwork)
+    model.hypernetwork = adopt_generator(Depthwise(model.body, length(model)), model.hypernetwork)
     return model
 
 
@@ -226,7 +243,7 @@ class PairGenerator(HyperNetwork):
 def query_attention(model: HyperModel) -> HyperModel:
     """At 1/8 of the grid the query's features attend to generated keys and values."""
     model.body.down3.append(Attention(model.body.widths[-1]))
-    model.hypernetwork = adopt(PairGenerator(model.body, length(model)), model.hypernetwork)
+    model.hypernetwork = adopt_generator(PairGenerator(model.body, length(model)), model.hypernetwork)
     return model
 
 
@@ -237,9 +254,12 @@ class PlainPooling(ContextEncoder):
     """Mean and deviation over the whole volume only, no regions."""
 
     def tokens(self, maps: list[Tensor], mask: Tensor) -> Tensor:
-        found = [embed(pooled_statistics(f, torch.ones_like(f[:, :1]))) for embed, f in zip(self.embed, maps)]
-        found.append(self.embed_geometry(geometry_of(F.avg_pool3d(mask, 2, ceil_mode=True)))[:, None])
-        return self.mix(torch.cat(found, 1) + self.place[::REGIONS])
+        classes = mask.shape[1]
+        scales = [embed(pooled_statistics(f, torch.ones_like(f[:, :1]))) for embed, f in zip(self.embed, maps)]
+        each = F.avg_pool3d(mask, 2, ceil_mode=True).flatten(0, 1)[:, None]
+        geometry = self.embed_geometry(geometry_of(each)).unflatten(0, mask.shape[:2])[:, :, None]
+        found = torch.cat([torch.cat(scales, 1)[:, None].expand(-1, classes, -1, -1), geometry], 2)
+        return self.mix(found + self.place[::REGIONS])
 
 
 class RegionMeans(ContextEncoder):
@@ -247,8 +267,9 @@ class RegionMeans(ContextEncoder):
 
     def tokens(self, maps: list[Tensor], mask: Tensor) -> Tensor:
         found = super().tokens(maps, mask)
-        regional = found[:, :-1].unflatten(1, (-1, REGIONS))
-        return torch.cat([regional.mean(2, keepdim=True).expand_as(regional).flatten(1, 2), found[:, -1:]], 1)
+        regional = found[:, :, :-1].unflatten(2, (-1, REGIONS))
+        means = regional.mean(3, keepdim=True).expand_as(regional).flatten(2, 3)
+        return torch.cat([means, found[:, :, -1:]], 2)
 
 
 def other_encoder(model: HyperModel, kind: type[ContextEncoder]) -> HyperModel:
@@ -286,10 +307,10 @@ class ClassTokens(ContextEncoder):
 
     each: Tensor | None = None
 
-    def aggregate(self, tokens: Tensor, annotated: Tensor) -> Tensor:
+    def aggregate(self, tokens: Tensor, annotated: Tensor, scale: Tensor | None = None) -> Tensor:
         weight = annotated.to(tokens).div(annotated.sum(0).clamp(min=1))
         self.each = torch.einsum("kn,knme->ne", weight, tokens) / tokens.shape[2]
-        return super().aggregate(tokens, annotated)
+        return super().aggregate(tokens, annotated, scale)
 
 
 class GeneratedHead(RidgeHead):
@@ -325,43 +346,35 @@ def generated_head(model: HyperModel) -> HyperModel:
 # What is done with a trained model
 
 
-def stretched_places(size: list[int], other: list[int]) -> Tensor:
-    """Voxels of another image over which fields of view of ``size`` are stretched, ``(*size, 3)``."""
-    axes = [(torch.arange(n).float() + 0.5) * m / n - 0.5 for n, m in zip(size, other)]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-
-
 def stretched(model: HyperModel, held: Held) -> list[Apply]:
-    """No alignment: fields of view are stretched over that of the largest support volume."""
-    factor = working_factor(held.support)
-    support = held.support.coarser(factor)
-    sizes = support.extents.tolist()
-    size = max(sizes, key=lambda sides: sides[0] * sides[1] * sides[2])
-    image = torch.zeros(1, 1, *size)
-    theirs, own = [stretched_places(size, s) for s in sizes], [stretched_places(s, size) for s in sizes]
-    network = model.generate(held.support, Template(image, theirs, own, sizes))[0]
-    places = [[stretched_places(list(reduce(image, factor).shape[2:]), size)] for image in held.images]
-    return [lambda i: network(held.images[i], places=places[i])]
+    """No alignment: fields of view are stretched over that of one support volume."""
+    coarse = held.support.coarser(working_factor(held.support))
+    network = model.generate(held.support, make_template(coarse, aligned=False))[0]
+    return [lambda i: network(held.images[i])]
 
 
 def window_only(model: HyperModel, held: Held) -> list[Apply]:
     """The network for windows around the foreground alone."""
     found = find_windows(held.support, held.template, working_factor(held.support))
-    network = CascadeNetwork(found.finder, model.generate(found.support)[0], None, found.support)
+    network = CascadeNetwork(found.finder, model.generate(found.support, local=True)[0], None, found.support)
     return [lambda i: network(held.images[i])]
 
 
 def cascade(model: HyperModel, held: Held) -> list[Apply]:
-    """Both scales, as users have them."""
+    """Whichever of the three networks the support set speaks for, as users have it."""
     network = model.condition(held.support)
     return [lambda i: network(held.images[i])]
 
 
-class OneScale(HyperModel):
-    """A model that conditions the network for whole volumes only."""
+class OneScale(Altered):
+    """A model that conditions the network for whole volumes only, of a support set whose template is known."""
+
+    def __init__(self, model: HyperModel, template: Template) -> None:
+        super().__init__(model)
+        self.template = template
 
     def condition(self, support: SupportSet) -> ConditionedNetwork:
-        return self.generate(support)[0]
+        return self.generate(support, self.template)[0]
 
 
 STEPS = (20, 50, 100)
@@ -369,7 +382,8 @@ STEPS = (20, 50, 100)
 
 def polished(model: HyperModel, held: Held) -> list[Apply]:
     """Gradient steps on the support from the weights of :func:`one_scale`; the rate falls to zero at the last."""
-    networks = list(Polish(adopt(OneScale(), model).eval(), STEPS[-1]).polished(held.support, STEPS))
+    budget, shares = Budget(steps=STEPS[-1]), [n / STEPS[-1] for n in STEPS]
+    networks = Polish(OneScale(model, held.template).eval(), budget).polished(held.support, shares, budget)
     return [lambda i, network=n: network(held.images[i], places=[held.places[i]]) for n in networks]
 
 
@@ -414,7 +428,7 @@ RELEASED = {
     "region-means": Variant("tokens replaced by their mean over regions", partial(other_encoder, kind=RegionMeans)),
     "stretched": Variant("fields of view stretched, no alignment", fit=stretched),
     "window": Variant("windows only", fit=window_only),
-    "cascade": Variant("both scales, chosen as users have it", fit=cascade),
+    "cascade": Variant("windows, whole volumes or those without alignment, chosen as users have it", fit=cascade),
     "polish": Variant("gradient steps at one scale", fit=polished, results=tuple(f"-{n}" for n in STEPS)),
 }
 """The released weights, changed without training."""

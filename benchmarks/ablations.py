@@ -4,8 +4,9 @@
     python benchmarks/ablations.py --output runs/ablations --only    # only write the page from the rows there are
 
 Two kinds of variants: the released weights with a part changed, and small models that are trained from random weights
-for the same processor time of one thread. What a run that was cut off has finished is not done again. Only the lists
-``select`` are used, never ``report``.
+for the same processor time of one thread. What a run that was cut off has finished is not done again, nor what was
+prepared and aligned for it: after a change of the package choose another folder. Only the lists ``select`` are used,
+never ``report``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from ablation_page import write_page
 from ablation_variants import RELEASED, TRAINED, Held, Variant
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_hyper.data.coarse import reduce
@@ -30,15 +31,18 @@ from monai_hyper.data.tensors import load_tensors, save_tensors
 from monai_hyper.evaluation.tasks import Reader, binary_tasks, catalogue, draws_of
 from monai_hyper.inference.decision import best_threshold
 from monai_hyper.inference.pipeline import make_plan, modality_of_text, preprocess_pair, support_from_pairs
-from monai_hyper.networks.alignment import THOROUGH, align
+from monai_hyper.networks.alignment import align, voxels
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, working_factor
 from monai_hyper.networks.released import load_model
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
+from monai_hyper.synthesis.batch import TaskBatch
 from monai_hyper.synthesis.pack import training_data
+from monai_hyper.synthesis.plans import FAMILIES
 from monai_hyper.synthesis.sources import Sources
-from monai_hyper.synthesis.tasks import FAMILIES, TaskEngine, TaskSettings
-from monai_hyper.training.loop import TrainConfig, parameter_groups, train_step
+from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
+from monai_hyper.training.loop import TrainConfig, parameter_groups
+from monai_hyper.training.loss import episode_loss, task_dice
 
 TASKS = {
     "hippocampus": ("hippocampus_mr", "whole=1+2"),
@@ -92,14 +96,14 @@ def aligned(support: SupportSet, asked: list) -> dict[str, Tensor]:
     """All tensors of a :class:`Held`: images in half precision, which the template is made of, too."""
     images, factor = support.images.half(), working_factor(support)
     support = SupportSet(images.float(), support.labels, support.classes, extents=support.extents)
-    template = make_template(support.coarser(factor), THOROUGH)
+    template = make_template(support.coarser(factor))
     found = {"images": images, "labels": support.labels.to(torch.uint8), "extents": support.extents}
     found |= {"template": template.image, "sizes": torch.tensor(template.sizes)}
     for k in range(support.shots):
         found |= {f"theirs.{k}": template.theirs[k], f"own.{k}": template.own[k].clone()}
     for i, (image, label) in enumerate(asked):
         image = image.as_tensor()[None].half()
-        places = align(reduce(image.float(), factor), template.image, THOROUGH)
+        places = align(reduce(image.float(), factor), template.image)
         found |= {f"image.{i}": image, f"label.{i}": label.as_tensor()[None].to(torch.uint8), f"places.{i}": places}
     return found
 
@@ -144,6 +148,32 @@ def small_model(variant: Variant) -> HyperModel:
     return variant.change(HyperModel(UNetBody(1 + PRIOR_CHANNELS + 1, CHANNELS), EMBEDDING))
 
 
+def frame_of(batch: TaskBatch) -> Template:
+    """Where the volumes of a batch of one task lie in their common frame, as its offsets tell. It has no image, since
+    nothing is aligned to it."""
+    size, offsets = list(batch.images.shape[3:]), batch.offsets[0]
+    grid, empty = voxels(size, batch.images), torch.zeros(1, 1, *size)
+    return Template(empty, [grid + each for each in offsets], [grid - each for each in offsets], [size] * len(offsets))
+
+
+def task_loss(model: HyperModel, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    """What the package's batched loss is for a batch of one task, but by way of ``generate``, whose parts the variants
+    replace; returns the loss and the Dice of the queries."""
+    episode = batch.episode(0)
+    loss, logits = episode_loss(model, episode, frame_of(batch), batch.local)
+    return loss, task_dice(logits[None], episode.labels[None])
+
+
+def learn(model: HyperModel, optimiser: torch.optim.Optimizer, batch: TaskBatch, clip: float) -> tuple[float, float]:
+    """One update; returns loss and Dice."""
+    optimiser.zero_grad(set_to_none=True)
+    loss, score = task_loss(model, batch)
+    loss.backward()
+    if torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), clip)):
+        optimiser.step()
+    return float(loss.detach()), float(score)
+
+
 def train(variant: Variant, sources: Sources, minutes: float, path: Path) -> None:
     """Train for so many minutes of this process's time, and write last and averaged weights."""
     model, config = small_model(variant).train(), TrainConfig(path.parent, seed=variant.seed)
@@ -155,7 +185,8 @@ def train(variant: Variant, sources: Sources, minutes: float, path: Path) -> Non
     while (spent := (time.process_time() - begun) / (60 * minutes)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * min(1.0, (step + 1) / WARM_UP, (1 - spent) / DECAY)
-        found.append(train_step(model, optimiser, engine.episode(step), step, config))
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        found.append(learn(model, optimiser, engine.batch(step), config.clip))
         average.update_parameters(model)
         step += 1
     loss, score = torch.tensor(found[-100:]).mean(0).tolist()

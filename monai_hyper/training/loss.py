@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.batched import segment_tasks
 from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.template import Template
 from monai_hyper.synthesis.batch import Episode, TaskBatch
 
 SELF_WEIGHT = 0.2
@@ -52,14 +53,22 @@ def batch_loss(model: HyperModel, batch: TaskBatch, low: torch.autocast | None =
     return segmentation_loss(logits, asked) + SELF_WEIGHT * segmentation_loss(own, shown), logits
 
 
-def episode_loss(model: HyperModel, episode: Episode) -> tuple[Tensor, Tensor]:
+def episode_loss(
+    model: HyperModel, episode: Episode, template: Template | None = None, local: bool = False
+) -> tuple[Tensor, Tensor]:
     """What :func:`batch_loss` is for one task whose volumes may differ in size and are aligned first.
+
+    Args:
+        template: the common frame of the support volumes and, after them, the queries, where it is known: then
+            nothing is aligned.
+        local: whether the volumes are windows around the foreground.
 
     Returns:
         the loss, and the queries' logits ``(Q, N, D, H, W)``.
     """
-    network, own_logits = model.generate(episode.support)
-    logits = network(episode.images)
+    network, own_logits = model.generate(episode.support, template, local)
+    places = None if template is None else template.own[episode.support.shots :]
+    logits = network(episode.images, places=places)
     loss = segmentation_loss(logits[None], episode.labels[None])
     for (shots, own), (_, _, labels) in zip(own_logits(), episode.support.volumes()):
         loss = loss + SELF_WEIGHT * segmentation_loss(own[None], labels[None]) * len(shots) / episode.support.shots

@@ -1,12 +1,18 @@
 """The loss and the Dice of one episode."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from monai.losses import DiceFocalLoss
 
 from monai_hyper.data.support import SupportSet
+from monai_hyper.networks import template as template_module
+from monai_hyper.networks import unet
+from monai_hyper.networks.alignment import align
 from monai_hyper.networks.batched import segment_tasks
 from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.template import make_template
 from monai_hyper.synthesis.batch import Episode, TaskBatch
 from monai_hyper.training import loss
 
@@ -38,6 +44,25 @@ def test_the_loss_is_that_of_the_queries_plus_a_share_of_the_support_s_own(monke
     assert torch.equal(logits, model.generate(episode.support)[0](episode.images))
     assert float(found[0.2]) > float(found[0.0]) > 0
     assert float(found[0.4] - found[0.0]) == pytest.approx(2 * float(found[0.2] - found[0.0]), rel=1e-3)
+
+
+@torch.no_grad()
+def test_where_the_frame_of_an_episode_is_known_nothing_is_aligned(monkeypatch):
+    labels = torch.zeros(3, 1, 26, 24, 25, dtype=torch.long)
+    for volume, start in zip(labels, (4, 6, 9)):
+        volume[:, start : start + 9, 6:14, start : start + 10] = 1
+    images = labels + 0.1 * torch.randn(labels.shape)
+    episode = Episode(SupportSet(images[:2], labels[:2]), images[2:], labels[2:], "made")
+    model, template = HyperModel().eval(), make_template(episode.support)
+    for parameter in model.parameters():
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    expected, logits = loss.episode_loss(model, episode)
+    known = replace(template, own=[*template.own, align(episode.images, template.image)])
+    for module in (unet, template_module):
+        monkeypatch.setattr(module, "align", None)
+    found, same = loss.episode_loss(model, episode, known)
+    assert torch.equal(same, logits) and torch.equal(found, expected)
+    assert not torch.equal(loss.episode_loss(model, episode, known, local=True)[1], logits)
 
 
 def test_one_class_is_told_from_everything_else_by_the_volumes_that_annotate_it():
