@@ -13,6 +13,7 @@ from torch import Tensor
 PLAIN = 11
 """Number of plain features."""
 
+
 def _blurred(x: Tensor, radius: int) -> Tensor:
     side = [radius, radius, radius, radius, radius, radius]
     return F.avg_pool3d(F.pad(x, side, mode="replicate"), 2 * radius + 1, 1)
