@@ -356,7 +356,7 @@ def stretched(model: HyperModel, held: Held) -> list[Apply]:
 def window_only(model: HyperModel, held: Held) -> list[Apply]:
     """The network for windows around the foreground alone."""
     found = find_windows(held.support, held.template, working_factor(held.support))
-    network = CascadeNetwork(found.finder, model.generate(found.support, local=True)[0], None, found.support)
+    network = CascadeNetwork(found.finder, model.generate(found.support, local=True)[0], (), found.support)
     return [lambda i: network(held.images[i])]
 
 

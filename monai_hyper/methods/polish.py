@@ -79,11 +79,10 @@ class Polish:
             network = self.model.condition(support)
         if isinstance(network, ConditionedNetwork):
             return self._path(network, support, shares, budget)
-        if network.whole is None:
-            return [replace(network, local=near) for near in self._path(network.local, network.support, shares, budget)]
-        near = self._path(network.local, network.support, shares, budget.part(0.5))
-        far = self._path(network.whole, support, shares, budget.part(0.5))
-        return [replace(network, local=a, whole=b) for a, b in zip(near, far)]
+        part = budget.part(1 / (1 + len(network.others)))
+        near = self._path(network.local, network.support, shares, part)
+        far = [self._path(other, support, shares, part) for other in network.others]
+        return [replace(network, local=local, others=tuple(others)) for local, *others in zip(near, *far)]
 
     def _path(
         self, network: ConditionedNetwork, support: SupportSet, shares: Sequence[float], budget: Budget
@@ -171,7 +170,7 @@ def _answers(networks: Sequence[Network], image: Tensor) -> list[Tensor]:
     if not isinstance(first, CascadeNetwork):
         prepared = first.prepare(image)
         return [enlarge(network.apply_to(prepared), first.factor, size) for network in networks]
-    if first.whole is not None:
+    if first.others:
         return [network(image) for network in networks]
     window, _ = first.finder(image)
     within = _answers([network.local for network in networks], cut(image, window))

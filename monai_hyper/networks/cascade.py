@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -101,15 +101,15 @@ def put(logits: Tensor, window: list[int], size: list[int]) -> Tensor:
 
 
 class Cascade(nn.Module):
-    """A finder, the network for its window, and where the window is not to be trusted one for the whole volume, too.
+    """A finder, the network for its window, and where the window is not to be trusted others for the whole volume.
 
-    Of two answers the one counts that expects the higher Dice of itself. It needs no hypernetwork and no support set.
+    Of several answers the one counts that expects the highest Dice of itself. It needs no hypernetwork and no support
+    set.
     """
 
-    def __init__(self, finder: Finder, local: Target, whole: Target | None = None) -> None:
+    def __init__(self, finder: Finder, local: Target, others: Sequence[Target] = ()) -> None:
         super().__init__()
-        self.finder, self.local = finder, local
-        self.whole = nn.ModuleList([] if whole is None else [whole])
+        self.finder, self.local, self.others = finder, local, nn.ModuleList(others)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(B, N, D, H, W)`` of a harmonised image ``(B, 1, D, H, W)`` on the task's grid."""
@@ -118,7 +118,7 @@ class Cascade(nn.Module):
             one = image[i : i + 1]
             window, places = self.finder(one)
             logits = put(self.local(cut(one, window)), window, one.shape[2:])
-            for whole in self.whole:  # it has the finder's template
+            for whole in self.others:  # those that are aligned have the finder's template
                 other = whole(one, [places])
                 if confidence(other) > confidence(logits):
                     logits = other
@@ -132,15 +132,16 @@ class CascadeNetwork:
 
     Args:
         finder: of the window.
-        local: network of windows; whole: of whole volumes with the finder's template, where the window is not to be
-            trusted.
+        local: network of windows.
+        others: networks of whole volumes, where the window is not to be trusted; those that are aligned have the
+            finder's template.
         support: the windows of the support volumes.
         expected_dice, polished_dice: see :class:`ConditionedNetwork`; None for a lone volume.
     """
 
     finder: Finder
     local: ConditionedNetwork
-    whole: ConditionedNetwork | None
+    others: tuple[ConditionedNetwork, ...]
     support: SupportSet
     expected_dice: float | None = None
     polished_dice: float | None = None
@@ -161,14 +162,13 @@ class CascadeNetwork:
     def _one(self, image: Tensor, inferer: Callable | None) -> Tensor:
         window, places = self.finder(image)
         logits = put(self.local(cut(image, window), inferer), window, list(image.shape[2:]))
-        if self.whole is None:
-            return logits
-        return max((logits, self.whole(image, inferer, [places])), key=confidence)
+        answers = [logits, *(other(image, inferer, [places]) for other in self.others)]
+        return answers[0] if len(answers) == 1 else max(answers, key=confidence)
 
     def materialise(self) -> Cascade:
         """A plain module that holds the weights and knows nothing of where they came from."""
-        whole = None if self.whole is None else self.whole.materialise()
-        return Cascade(copy.deepcopy(self.finder), self.local.materialise(), whole).eval()
+        others = [other.materialise() for other in self.others]
+        return Cascade(copy.deepcopy(self.finder), self.local.materialise(), others).eval()
 
 
 @dataclass(frozen=True)

@@ -129,24 +129,23 @@ class HyperModel(nn.Module):
 
         Three are generated: for windows around the foreground, see :class:`Cascade`; for whole volumes; and for whole
         volumes that are not aligned, which serves what is never at the same place. The one by which the support volumes
-        segment each other best is taken. A lone volume has nobody to ask: its network has the first two and asks itself
-        for every query.
+        segment each other best is taken. A lone volume has nobody to ask: its network has all and asks itself for every
+        query.
         """
         factor = working_factor(support)
         coarse = support.coarser(factor)
         template = make_template(coarse)
         found = find_windows(support, template, factor)
         local, local_logits = self.generate(found.support, local=True)
-        whole, whole_logits = self.generate(support, template)
+        frames = template, make_template(coarse, aligned=False)
+        others = [self.generate(support, frame) for frame in frames]
         if support.shots == 1:
-            return CascadeNetwork(found.finder, local, whole, found.support)
-        loose, loose_logits = self.generate(support, make_template(coarse, aligned=False))
+            return CascadeNetwork(found.finder, local, tuple(network for network, _ in others), found.support)
         here = float((own_dice(local_logits(), found.support, support) * found.found).nanmean())
-        choices = (whole, whole_logits), (loose, loose_logits)
-        everywhere = [(float(own_dice(logits(), support, support).nanmean()), network) for network, logits in choices]
+        everywhere = [(float(own_dice(logits(), support, support).nanmean()), network) for network, logits in others]
         dice, best = max(everywhere, key=lambda choice: choice[0])  # the first, where all volumes are empty
         if here >= dice:  # never then: no number is larger than none
-            return CascadeNetwork(found.finder, local, None, found.support, here)
+            return CascadeNetwork(found.finder, local, (), found.support, here)
         best.expected_dice = None if math.isnan(dice) else dice
         return best
 

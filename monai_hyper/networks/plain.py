@@ -1,4 +1,4 @@
-"""Features that need no learning: how bright a voxel is, how sure the examples are of its place, and both together.
+"""Features that need no learning: brightness and texture, how sure the examples are of a place, and both together.
 
 Ridge regression is linear in its features. With these beside the body's it can bend what the mean mask says, which
 matters most where alignment is rough: a good cut is far from one half there, and brightness tells the border.
@@ -10,13 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PLAIN = 11
+PLAIN = 23
 """Number of plain features."""
 
 
 def _blurred(x: Tensor, radius: int) -> Tensor:
     side = [radius, radius, radius, radius, radius, radius]
     return F.avg_pool3d(F.pad(x, side, mode="replicate"), 2 * radius + 1, 1)
+
+
+def _deviation(x: Tensor, mean: Tensor, radius: int) -> Tensor:
+    return (_blurred(x * x, radius) - mean * mean).clamp(min=1e-6).sqrt()
 
 
 def plain_features(inputs: Tensor, least: float = 0.02) -> Tensor:
@@ -30,12 +34,14 @@ def plain_features(inputs: Tensor, least: float = 0.02) -> Tensor:
         ``(B, PLAIN, D, H, W)``.
     """
     image, mask = inputs[:, :1], inputs[:, inputs.shape[1] - 1 :].clamp(0, 1)
-    smooth, near, far = _blurred(image, 1), _blurred(mask, 1), _blurred(mask, 3)
+    smooth, wide, near, far = _blurred(image, 1), _blurred(image, 3), _blurred(mask, 1), _blurred(mask, 3)
+    rough, uneven = _deviation(image, smooth, 1), _deviation(image, wide, 3)
     odds = ((near + least) / (1 + least - near)).log() / 4
-    of_place = [mask * mask, near, far, odds]
-    of_image = [image, smooth, image * image, smooth * smooth]
-    of_both = [mask * smooth, far * smooth, far * smooth * smooth]
-    return torch.cat(of_place + of_image + of_both, 1)
+    of_place = [mask * mask, near, far, odds, odds * odds]
+    of_image = [image, smooth, wide, image * image, smooth * smooth, wide * wide, smooth * wide, rough, uneven]
+    of_both = [mask * smooth, far * smooth, far * smooth * smooth, far * wide, far * rough, far * uneven]
+    by_odds = [odds * smooth, odds * smooth * smooth, odds * wide]
+    return torch.cat(of_place + of_image + of_both + by_odds, 1)
 
 
 def with_plain(features: list[Tensor], inputs: Tensor) -> list[Tensor]:
@@ -54,6 +60,6 @@ def with_plain_widths(widths: tuple[int, ...]) -> tuple[int, ...]:
 
     Example:
         >>> with_plain_widths((16, 24))
-        (27, 24)
+        (39, 24)
     """
     return (widths[0] + PLAIN, *widths[1:])

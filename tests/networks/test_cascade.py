@@ -88,7 +88,7 @@ def released():
 @torch.no_grad()
 def test_organs_are_segmented_in_windows_and_scattered_lesions_are_not(released):
     organ = released.condition(support_of([None, None, None]))
-    assert isinstance(organ, CascadeNetwork) and organ.whole is None
+    assert isinstance(organ, CascadeNetwork) and organ.others == ()
     assert 0 < organ.expected_dice <= 1
     image, label = patient(9)
     predicted = organ(image[None]).argmax(1)
@@ -100,13 +100,14 @@ def test_organs_are_segmented_in_windows_and_scattered_lesions_are_not(released)
 
 
 @torch.no_grad()
-def test_a_lone_volume_keeps_both_networks_and_takes_the_more_confident_answer(released):
+def test_a_lone_volume_keeps_all_networks_and_takes_the_most_confident_answer(released):
     network = released.condition(support_of([None]))
-    assert isinstance(network, CascadeNetwork) and network.whole is not None and network.expected_dice is None
+    assert isinstance(network, CascadeNetwork) and network.expected_dice is None
+    assert [other.reading.template.aligned for other in network.others] == [True, False]
     image, _ = patient(9)
-    alone = replace(network, whole=None)(image[None])
-    both, whole = network(image[None]), network.whole(image[None])
-    assert torch.equal(both, max((alone, whole), key=confidence))
+    alone = replace(network, others=())(image[None])
+    answers = [alone, *(other(image[None]) for other in network.others)]
+    assert torch.equal(network(image[None]), max(answers, key=confidence))
 
 
 @torch.no_grad()
