@@ -38,8 +38,9 @@ class Temperature:
     def fit(self, support: SupportSet) -> Callable[[Tensor], Tensor]:
         """Generate the network of a support set and its temperature."""
         network = self.model.condition(support)
-        support = network.support if isinstance(network, CascadeNetwork) else support
-        _, own_logits = self.model.generate(support)
+        local = isinstance(network, CascadeNetwork)
+        support, generated = (network.support, network.local) if local else (support, network)
+        _, own_logits = self.model.generate(support, generated.reading.template, local)
         samples = []
         for (shots, logits), (_, _, labels) in zip(own_logits(), support.volumes()):
             samples += [judged(logits[i], labels[i], support.annotated[shot]) for i, shot in enumerate(shots)]
