@@ -20,6 +20,7 @@ from monai_hyper.networks.generator import HyperNetwork, generator_for
 from monai_hyper.networks.head import RidgeHead
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, working_factor
 from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.plain import with_plain_widths
 from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
@@ -296,7 +297,7 @@ def last_only(model: HyperModel) -> HyperModel:
     first, deepest = model.body.thin.conv, model.body.down4[1].conv
     channels = (*model.body.widths[1:], deepest.out_channels)
     body = adopt(LastOnly(first.in_channels, channels, first.out_channels), model.body)
-    head = adopt(RidgeHead(body.widths, length(model)), model.head)
+    head = adopt(RidgeHead(with_plain_widths(body.widths), length(model)), model.head)
     head.log_penalty.data = model.head.log_penalty.data[[0, -1]]
     model.body, model.head = body, head
     return model
@@ -339,7 +340,7 @@ class GeneratedHead(RidgeHead):
 
 def generated_head(model: HyperModel) -> HyperModel:
     model = other_encoder(model, ClassTokens)
-    model.head = GeneratedHead(model.body.widths, length(model), model.encoder)
+    model.head = GeneratedHead(with_plain_widths(model.body.widths), length(model), model.encoder)
     return model
 
 
