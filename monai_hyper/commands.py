@@ -151,7 +151,8 @@ def segment_one(segmenter: Segmenter, path: Path, folder: Path, shots: int, prog
         "versions": versions(),
     }
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1))
-    progress(f"{name}: {seconds:.2f} s, expected Dice {expected:.2f}")
+    doubt = ", likely too high: one example cannot be checked against another" if shots == 1 else ""
+    progress(f"{name}: {seconds:.2f} s, expected Dice {expected:.2f}{doubt}")
     return report
 
 
