@@ -69,7 +69,7 @@ def read_results(path: str | Path) -> list[Result]:
     Raises:
         InputError: if the file cannot be read, lacks a column or holds something else than a number.
     """
-    rows = read_table(path, RESULT_COLUMNS)
+    rows = read_table(path, [column for column in RESULT_COLUMNS if column != "expected_dice"])  # older tables lack it
     return [_result(f"{path}, row {number}", row) for number, row in enumerate(rows, 1)]
 
 
@@ -96,7 +96,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
 def _result(where: str, row: Mapping[str, str]) -> Result:
     values: dict[str, object] = {}
     for column in RESULT_COLUMNS:
-        text, kind = row[column] or "", int if column in _COUNTS else float
+        text, kind = row.get(column) or "", int if column in _COUNTS else float
         try:
             values[column] = text if column in _TEXTS else math.nan if text == "" and kind is float else kind(text)
         except ValueError as error:

@@ -220,3 +220,11 @@ def test_defects_of_a_table_are_named(tmp_path):
         read_results(tmp_path / "absent.csv")
     with pytest.raises(InputError, match="no results"):
         summarise([])
+
+
+def test_tables_from_before_there_was_an_expected_dice_are_read(tmp_path):
+    path = _table(tmp_path / "r.csv", 'hyper,4,1,ct_7,1+2,0.5,0.25,,,,1,2,3,0.75,""')
+    older = path.read_text().replace("expected_dice,", "").replace(",0.75,", ",")
+    path.write_text(older)
+    row = read_results(path)[0]
+    assert math.isnan(row.expected_dice) and row.peak_mb == 3 and row.error == ""
