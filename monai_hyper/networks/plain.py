@@ -10,17 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_hyper.networks.alignment import smooth
+
 PLAIN = 23
 """Number of plain features."""
 
 
-def _blurred(x: Tensor, radius: int) -> Tensor:
-    side = [radius, radius, radius, radius, radius, radius]
-    return F.avg_pool3d(F.pad(x, side, mode="replicate"), 2 * radius + 1, 1)
-
-
-def _deviation(x: Tensor, mean: Tensor, radius: int) -> Tensor:
-    return (_blurred(x * x, radius) - mean * mean).clamp(min=1e-6).sqrt()
+def _deviation(x: Tensor, mean: Tensor, side: int) -> Tensor:
+    return (smooth(x * x, side) - mean * mean).clamp(min=1e-6).sqrt()
 
 
 def plain_features(inputs: Tensor, least: float = 0.02) -> Tensor:
@@ -34,13 +31,13 @@ def plain_features(inputs: Tensor, least: float = 0.02) -> Tensor:
         ``(B, PLAIN, D, H, W)``.
     """
     image, mask = inputs[:, :1], inputs[:, inputs.shape[1] - 1 :].clamp(0, 1)
-    smooth, wide, near, far = _blurred(image, 1), _blurred(image, 3), _blurred(mask, 1), _blurred(mask, 3)
-    rough, uneven = _deviation(image, smooth, 1), _deviation(image, wide, 3)
+    close, wide, near, far = smooth(image, 3), smooth(image, 7), smooth(mask, 3), smooth(mask, 7)
+    rough, uneven = _deviation(image, close, 3), _deviation(image, wide, 7)
     odds = ((near + least) / (1 + least - near)).log() / 4
     of_place = [mask * mask, near, far, odds, odds * odds]
-    of_image = [image, smooth, wide, image * image, smooth * smooth, wide * wide, smooth * wide, rough, uneven]
-    of_both = [mask * smooth, far * smooth, far * smooth * smooth, far * wide, far * rough, far * uneven]
-    by_odds = [odds * smooth, odds * smooth * smooth, odds * wide]
+    of_image = [image, close, wide, image * image, close * close, wide * wide, close * wide, rough, uneven]
+    of_both = [mask * close, far * close, far * close * close, far * wide, far * rough, far * uneven]
+    by_odds = [odds * close, odds * close * close, odds * wide]
     return torch.cat(of_place + of_image + of_both + by_odds, 1)
 
 
