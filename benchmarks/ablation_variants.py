@@ -303,6 +303,26 @@ def last_only(model: HyperModel) -> HyperModel:
     return model
 
 
+class Mute(UNetBody):
+    """All its features are zero."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [0 * features for features in super().forward(x)]
+
+
+def plain_only(model: HyperModel) -> HyperModel:
+    """Nothing learned is read out, only plain features and mean masks."""
+    model.body.__class__ = Mute
+    return model
+
+
+def random_body(model: HyperModel) -> HyperModel:
+    """A body that has learned nothing and is given nothing."""
+    torch.manual_seed(0)
+    model.body.load_state_dict(UNetBody(1 + PRIOR_CHANNELS + 1).state_dict())
+    return nothing_generated(model)
+
+
 class ClassTokens(ContextEncoder):
     """Keeps the mean token of every class, ``(n, E)``, for :class:`GeneratedHead`."""
 
@@ -423,6 +443,8 @@ RELEASED = {
     "masks-zero": Variant("mean masks zero", partial(Blind, prior=False, masks=True)),
     "places-zero": Variant("both zero", partial(Blind, prior=True, masks=True)),
     "ridge-last-only": Variant("ridge on the last features only", last_only),
+    "plain-only": Variant("no learned features, only plain ones and mean masks", plain_only),
+    "random-body": Variant("random weights of the body, nothing generated but the head", random_body),
     "factors-0": Variant("factors cut to rank 0", partial(truncated, rank=0)),
     "factors-4": Variant("factors cut to rank 4", partial(truncated, rank=4)),
     "body-as-learned": Variant("nothing generated but the head", nothing_generated),

@@ -105,7 +105,17 @@ def full_parts() -> list[Part]:
     )  # fmt: skip
     shots = Part("full-hippocampus_mr-shots", "hippocampus_mr", ("whole=1+2",), shots=(1, 4, 8, 16, 64), draws=1,
                  methods=("hyper", "scratch"))  # fmt: skip
-    return [*thin, shots, *(replace(perturbed(part), methods=most) for part in thin[:2])]
+    return [*thin, shots, *(replace(perturbed(part), methods=most) for part in thin[:2]), *paired_parts()]
+
+
+def paired_parts() -> list[Part]:
+    """Where polish meets training from random weights: the same queries for both, 42 of them at every K."""
+    few = {"shots": (1, 2, 4, 8), "methods": ("hyper", "hyper+polish", "scratch")}
+    return [
+        Part("polish-hippocampus_mr", "hippocampus_mr", ("whole=1+2",), **few),
+        Part("polish-cardiac_cine_mr", "cardiac_cine_mr", **few),
+        Part("polish-headneck_ct", "headneck_ct", ("larynx", "mandible"), draws=1, queries=5, **few),
+    ]
 
 
 def perturbed(part: Part) -> Part:
