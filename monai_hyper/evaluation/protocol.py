@@ -185,11 +185,12 @@ def _evaluate_method(name, method, support, plan, cases, unit: Unit, protocol, r
         pair = shifted(reader(case, unit.task), protocol.shift, case)
         prepared = preprocess_pair(*pair, plan)
         query = prepared[0].as_tensor()[None].to(protocol.device)
-        logits, seconds, error = (
+        answers, seconds, error = (
             (None, 0.0, failed) if failed else _timed(partial(_apply, network, query), query.device)
         )
-        told = isinstance(network, ConditionedNetwork | CascadeNetwork) and logits is not None
-        expected = round(expected_dice(network, logits[None]), 4) if told else ""
+        logits = None if answers is None else answers[0][0]
+        told = isinstance(network, ConditionedNetwork | CascadeNetwork) and answers is not None
+        expected = round(expected_dice(network, answers), 4) if told else ""
         facts = {"method": name, "shots": unit.shots, "draw": unit.draw, "query": case.name}
         costs = {"fit_seconds": round(fit_seconds, 4), "query_seconds": round(seconds, 4), "peak_mb": peak.megabytes()}
         predicted = None if failed or error else postprocess(logits, plan, pair[0], name in CALIBRATED)
@@ -205,8 +206,9 @@ def _evaluate_method(name, method, support, plan, cases, unit: Unit, protocol, r
 
 
 @torch.no_grad()
-def _apply(network: Network, query: Tensor) -> Tensor:
-    return network(query)[0].float().cpu()
+def _apply(network: Network, query: Tensor) -> list[Tensor]:
+    ours = isinstance(network, ConditionedNetwork | CascadeNetwork)
+    return [found.float().cpu() for found in (network.answers(query) if ours else [network(query)])]
 
 
 def _timed(work: Callable[[], object], device) -> tuple[object, float, str]:

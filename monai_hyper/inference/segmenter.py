@@ -79,17 +79,19 @@ class Segmenter:
         self.plan_, self.classes_ = plan, plan.classes
         return self
 
-    @torch.no_grad()
     def logits(self, query: MetaTensor) -> Tensor:
         """Logits on the task's grid, ``(N, d, h, w)``, of a volume as read, ``(1, D, H, W)``.
 
         Raises:
             RuntimeError: before :meth:`fit`.
         """
+        return self._answers(query)[0][0].cpu()
+
+    @torch.no_grad()
+    def _answers(self, query: MetaTensor) -> list[Tensor]:
         if not hasattr(self, "network_"):
             raise RuntimeError("this Segmenter has seen no support set; call fit() first.")
-        prepared = preprocess(query, self.plan_).as_tensor()[None]
-        return self.network_(prepared.to(self.device))[0].cpu()
+        return self.network_.answers(preprocess(query, self.plan_).as_tensor()[None].to(self.device))
 
     def predict(self, query: str | Path | MetaTensor) -> MetaTensor:
         """Segment one volume.
@@ -109,5 +111,5 @@ class Segmenter:
     def answer(self, query: str | Path | MetaTensor) -> tuple[MetaTensor, float]:
         """Segment one volume as :meth:`predict` does, and tell what Dice to expect, from 0 to 1."""
         volume = query if isinstance(query, MetaTensor) else read_image(query)
-        logits = self.logits(volume)
-        return postprocess(logits, self.plan_, volume), expected_dice(self.network_, logits[None])
+        answers = self._answers(volume)
+        return postprocess(answers[0][0].cpu(), self.plan_, volume), expected_dice(self.network_, answers)

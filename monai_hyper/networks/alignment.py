@@ -403,6 +403,22 @@ def align(fixed: Tensor, moving: Tensor, most_voxels: int = 200_000) -> Tensor:
         return after(found, voxels(shape, found) - start) + offset
 
 
+def unexplained(image: Tensor, other: Tensor, places: Tensor) -> float:
+    """What an aligned image leaves of another, by descriptors: the mean squared difference, relative to the variance.
+
+    Args:
+        image, other: ``(1, 1, D, H, W)`` and ``(1, 1, d, h, w)``.
+        places: where the voxels of ``image`` lie in ``other``, ``(D, H, W, 3)``.
+
+    Returns:
+        0 where the two are the same, 1 where the mean descriptor would explain as much as the other image does.
+    """
+    first = descriptors(image)
+    second = read_at(descriptors(other), places, [other.shape[2], other.shape[3], other.shape[4]], "border")
+    rest = (first - second).square().mean((0, 2, 3, 4)).sum()
+    return float(rest / first.var((0, 2, 3, 4)).sum().clamp(min=1e-9))
+
+
 def _finer(places: Tensor, size: list[int]) -> Tensor:
     """Places between two images that were averaged over 2 voxels a side, for the images themselves."""
     return (after(places, (voxels(size, places) + 0.5) / 2 - 0.5) + 0.5) * 2 - 0.5

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.alignment import align, read_at, voxels
+from monai_hyper.networks.alignment import align, read_at, unexplained, voxels
 from monai_hyper.networks.confidence import confidence
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.template import Template
@@ -45,6 +45,10 @@ class Finder(nn.Module):
         places = align(reduce(image, self.factor), self.template)
         mask = read_at(self.mask, places, size)
         return window_of(mask, self.factor, self.window, image.shape[2:]), places
+
+    def explains(self, image: Tensor, places: Tensor) -> bool:
+        """Whether an image looks like the template that it is aligned to; places: as from :meth:`forward`."""
+        return unexplained(reduce(image, self.factor), self.template, places) < 1
 
 
 def window_of(mask: Tensor, factor: int, window: list[int], size: list[int]) -> list[int]:
@@ -103,8 +107,8 @@ def put(logits: Tensor, window: list[int], size: list[int]) -> Tensor:
 class Cascade(nn.Module):
     """A finder, the network for its window, and where the window is not to be trusted others for the whole volume.
 
-    Of several answers the one counts that expects the highest Dice of itself. It needs no hypernetwork and no support
-    set.
+    Of several answers the one counts that expects the highest Dice of itself; those without alignment are asked only
+    where the template does not explain the image. It needs no hypernetwork and no support set.
     """
 
     def __init__(self, finder: Finder, local: Target, others: Sequence[Target] = ()) -> None:
@@ -119,9 +123,10 @@ class Cascade(nn.Module):
             window, places = self.finder(one)
             logits = put(self.local(cut(one, window)), window, one.shape[2:])
             for whole in self.others:  # those that are aligned have the finder's template
-                other = whole(one, [places])
-                if confidence(other) > confidence(logits):
-                    logits = other
+                if whole.aligned or not self.finder.explains(one, places):
+                    other = whole(one, [places])
+                    if confidence(other) > confidence(logits):
+                        logits = other
             found.append(logits)
         return torch.cat(found)
 
@@ -157,13 +162,26 @@ class CascadeNetwork:
         Args:
             inferer: how the networks are run over prepared images; default: over the whole of them at once.
         """
-        return torch.cat([self._one(image, inferer) for image in query.split(1)])
+        return torch.cat([self.answers(image, inferer)[0] for image in query.split(1)])
 
-    def _one(self, image: Tensor, inferer: Callable | None) -> Tensor:
+    def answers(self, image: Tensor, inferer: Callable | None = None) -> list[Tensor]:
+        """The answer to one image, and what another network of the same support set says, where there is one.
+
+        Args:
+            image: ``(1, 1, D, H, W)``.
+
+        Returns:
+            logits ``(1, N, D, H, W)``, once or twice. The other answer comes from a network that aligns, too.
+        """
         window, places = self.finder(image)
-        logits = put(self.local(cut(image, window), inferer), window, list(image.shape[2:]))
-        answers = [logits, *(other(image, inferer, [places]) for other in self.others)]
-        return answers[0] if len(answers) == 1 else max(answers, key=confidence)
+        within = put(self.local(cut(image, window), inferer), window, list(image.shape[2:]))
+        if not self.others:
+            return [within]
+        explained = self.finder.explains(image, places)
+        asked = [other for other in self.others if other.aligned or not explained]
+        found = [within, *(other(image, inferer, [places]) for other in asked)]
+        best = max(range(len(found)), key=lambda i: confidence(found[i]))
+        return [found[best], found[0 if best == 1 else 1]]
 
     def materialise(self) -> Cascade:
         """A plain module that holds the weights and knows nothing of where they came from."""

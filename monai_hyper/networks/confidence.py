@@ -47,16 +47,37 @@ class Expecting(Protocol):
     polished_dice: float | None
 
 
-def expected_dice(network: Expecting, logits: Tensor) -> float:
-    """The Dice to expect of an answer: the mean of what its network reached on its own examples, where that is known,
-    and of what the answer expects of itself.
+def agreement(first: Tensor, second: Tensor) -> float:
+    """Dice of two answers, probabilities as they are, mean over the foreground classes.
 
     Args:
-        logits: of the answer, ``(1, N, D, H, W)``.
+        first, second: logits ``(1, N, D, H, W)``, background first.
+
+    Example:
+        >>> agreement(torch.zeros(1, 2, 4, 4, 4), torch.zeros(1, 2, 4, 4, 4))
+        1.0
+    """
+    found: list[float] = []
+    for a, b in zip(first.softmax(1)[0, 1:], second.softmax(1)[0, 1:]):
+        found.append(float(2 * torch.minimum(a, b).sum() / (a.sum() + b.sum()).clamp(min=1e-6)))
+    return sum(found) / len(found)
+
+
+def expected_dice(network: Expecting, answers: list[Tensor]) -> float:
+    """The Dice to expect of an answer.
+
+    Where it is known what the network reached on its own examples, the mean of that and of what the answer expects of
+    itself. A lone volume has no such examples: there what the answer expects of itself counts as far as another
+    network of the same volume agrees.
+
+    Args:
+        answers: logits ``(1, N, D, H, W)``; the answer, then the other one where there is one.
     """
     reached = network.expected_dice if network.polished_dice is None else network.polished_dice
-    own = confidence(logits)
-    return own if reached is None else (reached + own) / 2
+    own = confidence(answers[0])
+    if reached is not None:
+        return (reached + own) / 2
+    return own * agreement(*answers) if len(answers) == 2 else own
 
 
 def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, whole: SupportSet) -> Tensor:

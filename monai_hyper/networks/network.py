@@ -49,6 +49,15 @@ class ConditionedNetwork:
         logits = self.apply_to(prepared) if inferer is None else inferer(prepared, self.apply_to)
         return enlarge(logits, self.factor, list(query.shape[2:]))
 
+    def answers(self, image: Tensor) -> list[Tensor]:
+        """The answer to one image ``(1, 1, D, H, W)``, logits ``(1, N, D, H, W)``; there is no other."""
+        return [self(image)]
+
+    @property
+    def aligned(self) -> bool:
+        """Whether images are aligned to the template, or stretched onto it."""
+        return self._target.aligned
+
     @property
     def factor(self) -> int:
         """Side of the cubes of voxels that the network sees as one."""

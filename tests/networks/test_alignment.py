@@ -12,6 +12,7 @@ from monai_hyper.networks.alignment import (
     content,
     inverse,
     read_at,
+    unexplained,
     voxels,
     within,
 )
@@ -171,3 +172,13 @@ def test_the_sampled_scene_is_where_sample_says():
     grid = voxels([32, 34, 30], image)
     centred = grid - torch.tensor([31 / 2, 33 / 2, 29 / 2])
     assert_close(sample(image, centred[None] + 1), read_at(image, grid + 1, [32, 34, 30], "border"))
+
+
+def test_what_an_aligned_image_leaves_unexplained():
+    image, other = blobs(), blobs(seed=1)
+    places = voxels([32, 34, 30], image)
+    assert unexplained(image, image, places) < 1e-6
+    moved = image[:, :, 3:]
+    shift = places - torch.tensor([3.0, 0, 0])
+    assert unexplained(image, moved, shift) < 0.2 < 1 < unexplained(image, moved, places)
+    assert unexplained(image, other, places) > 1, "another image explains less than nothing"

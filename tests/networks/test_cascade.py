@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.cascade import CascadeNetwork, cut, find_windows, put, window_of
-from monai_hyper.networks.confidence import confidence, own_dice
+from monai_hyper.networks.confidence import agreement, confidence, expected_dice, own_dice
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.released import load_model
 from monai_hyper.networks.template import make_template
@@ -104,10 +104,27 @@ def test_a_lone_volume_keeps_all_networks_and_takes_the_most_confident_answer(re
     network = released.condition(support_of([None]))
     assert isinstance(network, CascadeNetwork) and network.expected_dice is None
     assert [other.reading.template.aligned for other in network.others] == [True, False]
-    image, _ = patient(9)
-    alone = replace(network, others=())(image[None])
-    answers = [alone, *(other(image[None]) for other in network.others)]
-    assert torch.equal(network(image[None]), max(answers, key=confidence))
+    other = torch.rand(1, 1, 48, 44, 40, generator=torch.Generator().manual_seed(3))
+    for image, explained in ((patient(9)[0][None], True), (other, False)):
+        assert network.finder.explains(image, network.finder(image)[1]) == explained
+        alone = replace(network, others=())(image)
+        answers = [alone, *(whole(image) for whole in network.others[: 1 if explained else 2])]
+        best = max(answers, key=confidence)
+        assert torch.equal(network(image), best)
+        assert_close(network.answers(image), [best, answers[1] if best is answers[0] else answers[0]])
+
+
+@torch.no_grad()
+def test_what_to_expect_of_a_lone_volume_falls_with_disagreement(released):
+    network = released.condition(support_of([None]))
+    one, two = torch.zeros(2, 1, 2, 4, 4, 4)
+    one[:, 1], two[:, 1] = -8, -8
+    one[:, 1, :2], two[:, 1, 1:3] = 8, 8
+    assert agreement(one, two) == agreement(two, one) == pytest.approx(0.5, abs=1e-2)
+    assert agreement(one, one) == pytest.approx(1)
+    assert expected_dice(network, [one, one]) == pytest.approx(confidence(one))
+    assert expected_dice(network, [one, two]) == pytest.approx(confidence(one) * agreement(one, two))
+    assert expected_dice(replace(network, expected_dice=0.6), [one]) == pytest.approx((0.6 + confidence(one)) / 2)
 
 
 @torch.no_grad()
