@@ -18,12 +18,13 @@ from monai_hyper.networks.context import REGIONS, ContextEncoder, geometry_of, p
 from monai_hyper.networks.functional import shapes_of
 from monai_hyper.networks.generator import HyperNetwork, generator_for
 from monai_hyper.networks.head import RidgeHead
-from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, working_factor
+from monai_hyper.networks.model import ALIGNED, PRIOR_CHANNELS, HyperModel, working_factor
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.plain import with_plain_widths
 from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
+from monai_hyper.synthesis.geometry import warped_copy
 from monai_hyper.synthesis.plans import FAMILIES
 from monai_hyper.synthesis.sources import Sources
 from monai_hyper.types import Weights
@@ -273,6 +274,39 @@ class RegionMeans(ContextEncoder):
         return torch.cat([means, found[:, :, -1:]], 2)
 
 
+class ManyContexts(Altered):
+    """Reads the tokens of several support sets and averages them: without each of the volumes, and of warped copies."""
+
+    def __init__(self, model: HyperModel, subsets: bool, copies: int) -> None:
+        super().__init__(model)
+        self.subsets, self.copies = subsets, copies
+
+    def read(self, support: SupportSet, template: Template, generator, local: bool = False) -> Reading:
+        found = super().read(support, template, generator, local)
+        shots, sets = range(support.shots), [support]
+        if self.subsets and support.shots > 1:
+            sets += [support.subset([k for k in shots if k != out]) for out in shots]
+        sets += [self.copy(support, seed) for seed in range(self.copies)]
+        contexts = [self.context(one, local) for one in sets]
+        return replace(found, context=torch.stack(contexts).mean(0))
+
+    def copy(self, support: SupportSet, seed: int) -> SupportSet:
+        """All volumes warped, their padding with them."""
+        generator = torch.Generator().manual_seed(seed)
+        masks = F.one_hot(support.labels[:, 0], len(support.classes) + 1).movedim(-1, 1).float()
+        images, masks = warped_copy(support.images, masks, generator, ALIGNED)
+        return replace(support, images=images, labels=masks.argmax(1, keepdim=True))
+
+    def context(self, support: SupportSet, local: bool) -> Tensor:
+        tokens = {}
+        for shots, images, labels in support.volumes():
+            each = torch.cat([(labels == c + 1).float() for c in range(len(support.classes))], 1)
+            maps = self.encoder.maps(images, (labels > 0).float())
+            tokens.update(zip(shots, self.encoder.tokens(maps, each)))
+        every = torch.stack([tokens[k] for k in range(support.shots)])
+        return self.encoder.aggregate(every, support.annotated.to(every.device), self.scale[int(local)])
+
+
 def other_encoder(model: HyperModel, kind: type[ContextEncoder]) -> HyperModel:
     model.encoder = adopt(kind(length(model), PRIOR_CHANNELS), model.encoder)
     return model
@@ -449,6 +483,10 @@ RELEASED = {
     "factors-4": Variant("factors cut to rank 4", partial(truncated, rank=4)),
     "body-as-learned": Variant("nothing generated but the head", nothing_generated),
     "region-means": Variant("tokens replaced by their mean over regions", partial(other_encoder, kind=RegionMeans)),
+    "context-of-subsets": Variant("tokens averaged over subsets", partial(ManyContexts, subsets=True, copies=0)),
+    "context-of-copies": Variant(
+        "tokens averaged over four warped copies", partial(ManyContexts, subsets=False, copies=4)
+    ),
     "stretched": Variant("fields of view stretched, no alignment", fit=stretched),
     "window": Variant("windows only", fit=window_only),
     "cascade": Variant("windows, whole volumes or those without alignment, chosen as users have it", fit=cascade),
