@@ -326,11 +326,15 @@ class LastOnly(UNetBody):
         return super().forward(x)[:1]
 
 
+def sizes_of(body: UNetBody) -> tuple[int, tuple[int, ...], int]:
+    """What a body of the same size is made from."""
+    first, deepest = body.thin.conv, body.down4[1].conv
+    return first.in_channels, (*body.widths[1:], deepest.out_channels), first.out_channels
+
+
 def last_only(model: HyperModel) -> HyperModel:
     """Ridge regression on the last features instead of those of four scales."""
-    first, deepest = model.body.thin.conv, model.body.down4[1].conv
-    channels = (*model.body.widths[1:], deepest.out_channels)
-    body = adopt(LastOnly(first.in_channels, channels, first.out_channels), model.body)
+    body = adopt(LastOnly(*sizes_of(model.body)), model.body)
     head = adopt(RidgeHead(with_plain_widths(body.widths), length(model)), model.head)
     head.log_penalty.data = model.head.log_penalty.data[[0, -1]]
     model.body, model.head = body, head
@@ -353,7 +357,7 @@ def plain_only(model: HyperModel) -> HyperModel:
 def random_body(model: HyperModel) -> HyperModel:
     """A body that has learned nothing and is given nothing."""
     torch.manual_seed(0)
-    model.body.load_state_dict(UNetBody(1 + PRIOR_CHANNELS + 1).state_dict())
+    model.body = UNetBody(*sizes_of(model.body))
     return nothing_generated(model)
 
 
