@@ -93,7 +93,14 @@ def inverse(places: Tensor, size: list[int], rounds: int = 12) -> Tensor:
 def smooth(x: Tensor, side: int = 3) -> Tensor:
     """Mean over cubes of ``side`` voxels, ``(B, C, D, H, W)``; the edge is repeated."""
     r = side // 2
-    return F.avg_pool3d(F.pad(x, [r, r, r, r, r, r], mode="replicate"), side, 1)
+    x = F.pad(x, [r, r, r, r, r, r], mode="replicate")
+    for axis in (2, 3, 4):  # shifted sums: pooling would touch every voxel of the cube
+        length = x.shape[axis] + 1 - side
+        total = x.narrow(axis, 0, length).clone()
+        for shift in range(1, side):
+            total += x.narrow(axis, shift, length)
+        x = total
+    return x.mul_(1 / side**3)
 
 
 def descriptors(image: Tensor) -> Tensor:

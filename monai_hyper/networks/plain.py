@@ -47,7 +47,7 @@ def with_plain(features: list[Tensor], inputs: Tensor) -> list[Tensor]:
     Args:
         features: ``(B, C_i, ...)``, the first on the grid of ``inputs``, which may be padded at the high ends.
     """
-    plain, first = plain_features(inputs), features[0]
+    plain, first = plain_features(inputs.detach()), features[0]  # image and masks have nothing to learn
     d, h, w = (first.shape[2] - plain.shape[2], first.shape[3] - plain.shape[3], first.shape[4] - plain.shape[4])
     return [torch.cat([first, F.pad(plain, [0, w, 0, h, 0, d]).to(first.dtype)], 1)] + features[1:]
 
