@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+from paired_page import paired_section
+
 from monai_hyper.evaluation.criteria import calibration, data_efficiency, generalisation_gap, robustness
 from monai_hyper.evaluation.statistics import Result, read_results
 from monai_hyper.methods.registry import CALIBRATED
@@ -30,7 +32,7 @@ def write_page(results: Path, page: Path, threads: int) -> None:
     lines += ["## Fast methods", "", *means_over_sets(fast, found), *[line for n in fast for line in section(n, found)]]
     lines += ["## All methods, fewer cases", ""] if full else []
     lines += [line for n in full for line in section(n, found)]
-    lines += [*crossover(found), *criteria_sections(found), *baselines()]
+    lines += [*paired_section(found), *crossover(found), *criteria_sections(found), *baselines()]
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
@@ -39,7 +41,7 @@ def heading(threads: int, found: dict[str, Path]) -> list[str]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()) if os.name == "posix" else None
     seconds = {name: json.loads((f / "seconds.json").read_text()) for name, f in found.items()}
-    slow = sum(s for name, s in seconds.items() if name.startswith("full-"))
+    slow = sum(s for name, s in seconds.items() if name.startswith(("full-", "polish-")))
     return [
         f"{date.today()}, commit {commit}, {cpu[1] if cpu else platform.processor()}, {threads} thread(s), float32. "
         f"Written by `make benchmark` ({(sum(seconds.values()) - slow) / 60:.0f} minutes) and `make benchmark-full` "
