@@ -111,7 +111,7 @@ class Altered(HyperModel):
     def __init__(self, model: HyperModel) -> None:
         super().__init__(model.body, length(model))
         self.encoder, self.hypernetwork, self.head = model.encoder, model.hypernetwork, model.head
-        self.scale = model.scale
+        self.scale, self.polish = model.scale, model.polish
 
 
 # Spatial prior and mean masks
