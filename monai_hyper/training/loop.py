@@ -123,7 +123,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
         rate = config.body_rate if name.startswith("body.") else config.generator_rate
         rate = 10 * rate if name.endswith("log_penalty") else rate
         rate = config.polish_rate if name == "polish" else rate
-        parameter.requires_grad_(rate > 0)
+        if rate == 0:
+            parameter.requires_grad_(False)
         decay = 0.01 if parameter.dim() > 1 and ".fixed" not in name else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": found, "rate": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
