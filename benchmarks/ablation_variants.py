@@ -112,7 +112,7 @@ class Altered(HyperModel):
     def __init__(self, model: HyperModel) -> None:
         super().__init__(model.body, length(model))
         self.encoder, self.hypernetwork, self.head = model.encoder, model.hypernetwork, model.head
-        self.scale = model.scale
+        self.scale, self.polish = model.scale, model.polish
 
 
 # Spatial prior and mean masks
@@ -439,10 +439,16 @@ class OneScale(Altered):
 STEPS = (20, 50, 100)
 
 
-def polished(model: HyperModel, held: Held) -> list[Apply]:
-    """Gradient steps on the support from the weights of :func:`one_scale`; the rate falls to zero at the last."""
+def polished(model: HyperModel, held: Held, learned: bool = True) -> list[Apply]:
+    """Gradient steps on the support from the weights of :func:`one_scale`; the rate falls to zero at the last.
+
+    Args:
+        learned: whether by the step sizes that were learned, or by those that nothing learned.
+    """
     budget, shares = Budget(steps=STEPS[-1]), [n / STEPS[-1] for n in STEPS]
-    networks = Polish(OneScale(model, held.template).eval(), budget).polished(held.support, shares, budget)
+    model = OneScale(model, held.template).eval()
+    model.polish = nn.Parameter(model.polish * learned)
+    networks = Polish(model, budget).polished(held.support, shares, budget)
     return [lambda i, network=n: network(held.images[i], places=[held.places[i]]) for n in networks]
 
 
@@ -495,5 +501,8 @@ RELEASED = {
     "window": Variant("windows only", fit=window_only),
     "cascade": Variant("windows, whole volumes or those without alignment, chosen as users have it", fit=cascade),
     "polish": Variant("gradient steps at one scale", fit=polished, results=tuple(f"-{n}" for n in STEPS)),
+    "polish-plain": Variant(
+        "the same, step sizes not learned", fit=partial(polished, learned=False), results=tuple(f"-{n}" for n in STEPS)
+    ),
 }
 """The released weights, changed without training."""

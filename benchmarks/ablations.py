@@ -31,10 +31,10 @@ from monai_hyper.data.tensors import load_tensors, save_tensors
 from monai_hyper.evaluation.tasks import Reader, binary_tasks, catalogue, draws_of
 from monai_hyper.inference.decision import best_threshold
 from monai_hyper.inference.pipeline import make_plan, modality_of_text, preprocess_pair, support_from_pairs
-from monai_hyper.networks.alignment import align, voxels
+from monai_hyper.networks.alignment import align
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, working_factor
 from monai_hyper.networks.released import load_model
-from monai_hyper.networks.template import Template, make_template
+from monai_hyper.networks.template import Template, frame_of, make_template
 from monai_hyper.networks.unet import UNetBody
 from monai_hyper.synthesis.batch import TaskBatch
 from monai_hyper.synthesis.pack import training_data
@@ -146,14 +146,6 @@ def small_model(variant: Variant) -> HyperModel:
     """What is trained, with random weights that are the same for all variants where they have them."""
     torch.manual_seed(variant.seed)
     return variant.change(HyperModel(UNetBody(1 + PRIOR_CHANNELS + 1, CHANNELS), EMBEDDING))
-
-
-def frame_of(batch: TaskBatch) -> Template:
-    """Where the volumes of a batch of one task lie in their common frame, as its offsets tell. It has no image, since
-    nothing is aligned to it."""
-    size, offsets = list(batch.images.shape[3:]), batch.offsets[0]
-    grid, empty = voxels(size, batch.images), torch.zeros(1, 1, *size)
-    return Template(empty, [grid + each for each in offsets], [grid - each for each in offsets], [size] * len(offsets))
 
 
 def task_loss(model: HyperModel, batch: TaskBatch) -> tuple[Tensor, Tensor]:

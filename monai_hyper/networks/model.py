@@ -16,7 +16,7 @@ from monai_hyper.networks.context import ContextEncoder
 from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
-from monai_hyper.networks.network import ConditionedNetwork, assemble
+from monai_hyper.networks.network import ConditionedNetwork, assemble, reader_names
 from monai_hyper.networks.plain import PLAIN, with_plain, with_plain_widths
 from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.template import Template, make_template
@@ -27,6 +27,9 @@ PRIOR_CHANNELS = 8
 
 ALIGNED = 0.4
 """How far a warped copy of a lone volume is from it, against what differs between volumes before alignment."""
+
+STEP_SIZES = (-4.0, 2.0)
+"""Bounds of the learned log step sizes of a polish: a fiftieth to seven times what they are without."""
 
 WORKING_VOXELS = 100_000
 """About the largest volumes of meta-training. Larger ones are seen on a grid that is coarser by a whole number."""
@@ -104,7 +107,7 @@ class HyperModel(nn.Module):
         torch.Size([1, 2, 32, 40, 36])
     """
 
-    younger = ("scale",)
+    younger = ("scale", "polish")
     """Parameters that older files of weights lack; they are zero there."""
 
     def __init__(self, body: nn.Module | None = None, embedding_dim: int = 192) -> None:
@@ -114,6 +117,7 @@ class HyperModel(nn.Module):
         self.hypernetwork = generator_for(self.body, embedding_dim)
         self.head = RidgeHead(with_plain_widths(self.body.widths), embedding_dim)
         self.scale = nn.Parameter(torch.zeros(2, embedding_dim))  # of whole volumes, of windows
+        self.polish = nn.Parameter(torch.zeros(len(reader_names(self.body))))  # log step sizes, see step_sizes
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
         for name in self.younger:
@@ -123,6 +127,12 @@ class HyperModel(nn.Module):
     def forward(self, query: Tensor, support: SupportSet) -> Tensor:
         """Logits ``(B, N, D, H, W)`` of ``query``, ``(B, 1, D, H, W)``, by the network for ``support``."""
         return self.condition(support)(query)
+
+    def step_sizes(self) -> dict[str, Tensor]:
+        """Learned factors of the step sizes of a polish, by the names of the generated tensors that it changes, after
+        Li et al., "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017, https://arxiv.org/abs/1707.09835,
+        but one for every tensor."""
+        return dict(zip(reader_names(self.body), self.polish.clamp(*STEP_SIZES).exp()))
 
     def condition(self, support: SupportSet) -> ConditionedNetwork | CascadeNetwork:
         """Generate the network of a task.

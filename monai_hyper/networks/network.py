@@ -91,6 +91,17 @@ class ConditionedNetwork:
         return target.eval()
 
 
+def reader_names(body: nn.Module) -> list[str]:
+    """What :func:`assemble` calls the weights that a network reads prepared images with, whatever the task.
+
+    Args:
+        body: with one read-out for every width in its ``widths``.
+    """
+    names = [f"body.{name}" for name, _ in body.named_parameters()]
+    names += [f"head.{i}.weight" for i in range(len(body.widths))] + ["mask_head.weight", "mask_head.bias"]
+    return [f"reader.{name}" for name in names]
+
+
 def assemble(
     body: nn.Module,
     classes: tuple[str, ...],

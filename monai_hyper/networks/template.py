@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.alignment import align, content, inverse, read_at, stretched, voxels, within
+from monai_hyper.synthesis.batch import TaskBatch
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,16 @@ def make_template(support: SupportSet, aligned: bool = True) -> Template:
         total, count = total + covered * read_at(images[shot], places, sizes[shot], "border"), count + covered
     shots = range(support.shots)
     return Template(total / count, [theirs_of[k] for k in shots], [own_of[k] for k in shots], sizes, aligned)
+
+
+def frame_of(batch: TaskBatch, task: int = 0) -> Template:
+    """Where the volumes of a training task, support before queries, lie in their common frame, as its offsets tell.
+
+    It has no image, since nothing is aligned to it.
+    """
+    size, offsets = list(batch.images.shape[3:]), batch.offsets[task]
+    grid, empty = voxels(size, batch.images), batch.images.new_zeros(1, 1, *size)
+    return Template(empty, [grid + each for each in offsets], [grid - each for each in offsets], [size] * len(offsets))
 
 
 def _rank(image: Tensor, labels: Tensor) -> tuple[int, int, float]:

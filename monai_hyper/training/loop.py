@@ -22,6 +22,7 @@ from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.checkpoint import load_training, save_training
 from monai_hyper.training.loss import objective
+from monai_hyper.training.polish import polished_objective
 from monai_hyper.training.workers import Worker, average_gradients, joined, mean_over_workers
 from monai_hyper.types import InputError
 
@@ -49,6 +50,9 @@ class TrainConfig:
         voxels, budget, tasks: size of volumes and of tasks, and how many of those a step learns from in every process,
             see :class:`TaskSettings`.
         precision: of the convolutions, see ``PRECISIONS``; all else is float32.
+        polish_steps: fewest and most gradient steps on a task's support that the loss is taken after, float32
+            throughout; default: none, the loss is that of the networks as generated.
+        polish_rate: learning rate of the log step sizes of those. To learn nothing else, set the other two to 0.
     """
 
     output: Path
@@ -70,19 +74,36 @@ class TrainConfig:
     budget: int = 200_000
     tasks: int = 1
     precision: str = "float32"
+    polish_steps: tuple[int, int] | None = None
+    polish_rate: float = 0.02
+
+
+def check(config: TrainConfig) -> None:
+    """
+    Raises:
+        InputError: if precision or method is unknown, or there is no such polish.
+    """
+    if config.precision not in PRECISIONS:
+        raise InputError(f"precision is '{config.precision}'; expected one of: {', '.join(PRECISIONS)}.")
+    if config.method not in METHODS:
+        raise InputError(f"method is '{config.method}'; expected one of: {', '.join(METHODS)}.")
+    if config.polish_steps is None:
+        return
+    if config.method != "hyper":
+        raise InputError(f"polish_steps is set for method '{config.method}'; only 'hyper' can be polished.")
+    match config.polish_steps:
+        case (int(fewest), int(most)) if 1 <= fewest <= most:
+            return
+    raise InputError(f"polish_steps is {config.polish_steps}; expected two whole numbers, 1 <= fewest <= most.")
 
 
 def make_model(config: TrainConfig) -> nn.Module:
     """What is to be trained, with the weights to start from.
 
     Raises:
-        InputError: if method or precision is unknown, the method does not take the arguments, or the weights are not
-            its own.
+        InputError: see :func:`check`; or if the method does not take the arguments, or the weights are not its own.
     """
-    if config.precision not in PRECISIONS:
-        raise InputError(f"precision is '{config.precision}'; expected one of: {', '.join(PRECISIONS)}.")
-    if config.method not in METHODS:
-        raise InputError(f"method is '{config.method}'; expected one of: {', '.join(METHODS)}.")
+    check(config)
     try:
         model = METHODS[config.method](**config.learner)
     except TypeError as error:
@@ -95,11 +116,15 @@ def make_model(config: TrainConfig) -> nn.Module:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """The body learns fastest; orthonormal factors, norms and biases do not decay."""
+    """The body learns fastest; orthonormal factors, norms, biases and step sizes do not decay. What has a rate of 0 is
+    frozen, which saves its gradients."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         rate = config.body_rate if name.startswith("body.") else config.generator_rate
         rate = 10 * rate if name.endswith("log_penalty") else rate
+        rate = config.polish_rate if name == "polish" else rate
+        if rate == 0:
+            parameter.requires_grad_(False)
         decay = 0.01 if parameter.dim() > 1 and ".fixed" not in name else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": found, "rate": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
@@ -226,7 +251,8 @@ def train_step(
     optimiser.zero_grad(set_to_none=True)
     low = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     losses, dices = [], []
-    for loss, dice in objective(model, batch, low):
+    steps = config.polish_steps
+    for loss, dice in objective(model, batch, low) if steps is None else polished_objective(model, batch, steps):
         loss.backward()
         losses.append(loss.detach())
         dices.append(dice)

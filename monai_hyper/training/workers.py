@@ -72,7 +72,8 @@ def average_gradients(model: nn.Module) -> None:
     """Let all processes descend the mean of their losses."""
     if not dist.is_initialized():
         return
-    for parameter in model.parameters():
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
         if parameter.grad is None:  # in another process it may have one
             parameter.grad = torch.zeros_like(parameter)
-    mean_over_workers([parameter.grad for parameter in model.parameters()])
+    mean_over_workers([parameter.grad for parameter in learning])

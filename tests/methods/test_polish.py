@@ -1,5 +1,6 @@
 """What a volume is shown of itself while the generated weights are polished, and how the steps are counted."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from monai_hyper.methods import polish
-from monai_hyper.methods.fitting import Budget
-from monai_hyper.methods.polish import LOOKS, Polish, mean_dice, split
+from monai_hyper.methods.fitting import Budget, descend
+from monai_hyper.methods.polish import AVERAGE, LOOKS, RATE, Polish, mean_dice, path, split, support_loss
 
 
 @pytest.fixture
@@ -51,6 +52,47 @@ def test_prior_and_mean_masks_stay_as_generated(model, task):
     assert {n for n, w in end.weights.items() if torch.equal(w, start.weights[n])} >= {"template", "prior", "masks"}
     changed = [n for n, w in end.weights.items() if not torch.equal(w, start.weights[n])]
     assert any(".body." in name for name in changed) and any(".head." in name for name in changed)
+
+
+def taken(model, network, support, steps):
+    """The weights after some steps, always by the same draws."""
+    torch.manual_seed(3)
+    return path(model, network, support, [1.0], Budget(steps=steps))[0].weights
+
+
+def with_step_sizes(model, values):
+    changed = deepcopy(model)
+    changed.polish.data.copy_(values)
+    return changed
+
+
+def test_where_no_step_sizes_were_learned_the_size_of_a_tensor_alone_decides(model, task):
+    """To the last bit: zeros are what older weights have."""
+    support, plain = task(2), with_step_sizes(model, torch.zeros_like(model.polish))
+    network = plain.generate(support)[0]
+    found = taken(plain, network, support, 3)
+    own = {n: w.detach().clone().requires_grad_() for n, w in network.weights.items() if n.startswith("reader.")}
+    mean = {n: w.detach().clone() for n, w in own.items()}
+    groups = [{"params": [w], "lr": RATE * float(w.detach().square().mean().sqrt())} for w in own.values()]
+    torch.manual_seed(3)
+    for _ in descend(groups, support_loss(plain, network.replaced(own), support), Budget(steps=3), RATE):
+        for name, weight in own.items():
+            mean[name].lerp_(weight.detach(), 1 - AVERAGE)
+    assert [name for name in mean if not torch.equal(mean[name], found[name])] == []
+    learned = taken(with_step_sizes(model, torch.ones_like(model.polish)), network, support, 3)
+    assert not any(torch.equal(mean[name], learned[name]) for name in mean)
+
+
+def test_a_learned_step_size_scales_the_step_of_its_tensor_alone(model, task):
+    support, values = task(2), torch.zeros_like(model.polish)
+    network, name = model.generate(support)[0], "reader.body.down2.0.conv.weight"
+    start, index = network.weights, list(model.step_sizes()).index(name)
+    plain = taken(with_step_sizes(model, values), network, support, 1)
+    values[index] = 1.5
+    other = taken(with_step_sizes(model, values), network, support, 1)
+    assert [n for n in plain if not torch.equal(plain[n], other[n])] == [name]
+    ratio = (other[name] - start[name]).norm() / (plain[name] - start[name]).norm()
+    assert float(ratio) == pytest.approx(torch.tensor(1.5).exp().item(), rel=1e-3)
 
 
 def trial(model, support, scores, monkeypatch):

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from monai.networks.nets import BasicUNet
 from torch.testing import assert_close
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.model import HyperModel, leave_one_out
+from monai_hyper.networks.model import STEP_SIZES, HyperModel, leave_one_out
+from monai_hyper.networks.unet import HeadlessNetwork, UNetBody
 from monai_hyper.synthesis.tasks import Episode
 from monai_hyper.training.loss import episode_loss
 
@@ -222,8 +224,8 @@ def test_every_parameter_receives_a_gradient_after_two_steps(make_support):
         loss.backward()
         optimiser.step()
     without = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
-    assert without == []
-    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    assert without == ["polish"], "which is learned by polishing"
+    assert all(bool(torch.isfinite(p.grad).all()) for n, p in model.named_parameters() if n not in without)
 
 
 def test_more_than_16_volumes_are_no_other_task(model):
@@ -237,3 +239,18 @@ def test_many_volumes_may_differ_in_extent(model, make_support, query):
     extents = torch.tensor([[16, 16, 16 - shot % 3] for shot in range(20)])
     support = make_support(20, size=(16, 16, 16), extents=extents)
     assert torch.isfinite(model(query, support)).all()
+
+
+def test_every_generated_tensor_that_reads_has_a_step_size_within_bounds(make_support):
+    bodies = [
+        UNetBody(10, (4, 6, 8, 10), 3),
+        HeadlessNetwork(BasicUNet(3, 10, 2, features=(4, 4, 4, 4, 4, 4)), "final_conv"),
+    ]
+    for body in bodies:
+        model = HyperModel(body, 16).eval()
+        names = {name for name in model.generate(make_support(2))[0].weights if name.startswith("reader.")}
+        sizes = model.step_sizes()
+        assert sizes.keys() == names and all(float(size) == 1 for size in sizes.values())
+        for far, bound in zip((-100, 100), STEP_SIZES):
+            model.polish.data.fill_(far)
+            assert {float(size) for size in model.step_sizes().values()} == {float(torch.tensor(bound).exp())}

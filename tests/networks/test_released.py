@@ -94,17 +94,20 @@ def test_loaded_model_holds_the_stored_values_and_is_ready(released):
     tensors, _ = load_tensors(RELEASED)
     assert not released.training
     for name, value in released.state_dict().items():
-        stored = tensors[name].float() if name in tensors else torch.zeros(2, 192)
+        stored = tensors[name].float() if name in tensors else torch.zeros_like(value)
         assert value.dtype == torch.float32 and torch.equal(value, stored), name
-        assert name in tensors or name == "scale"
+        assert name in tensors or name in HyperModel.younger
 
 
-def test_weights_without_the_scale_token_load_and_no_other_may_be_missing(tmp_path):
-    tensors = {name: value for name, value in HyperModel().state_dict().items() if name != "scale"}
+def test_weights_without_the_younger_parameters_load_and_no_other_may_be_missing(tmp_path):
+    made = HyperModel()
+    assert made.younger == ("scale", "polish")
+    tensors = {name: value for name, value in made.state_dict().items() if name not in made.younger}
     save_tensors(tensors, tmp_path / "older.safetensors", {})
-    assert not load_model(tmp_path / "older.safetensors").scale.any()
-    save_tensors(tensors | {"scale": torch.ones(2, 192)}, tmp_path / "newer.safetensors", {})
-    assert bool((load_model(tmp_path / "newer.safetensors").scale == 1).all())
+    for name in made.younger:
+        assert not getattr(load_model(tmp_path / "older.safetensors"), name).any()
+        save_tensors(tensors | {name: torch.ones_like(getattr(made, name))}, tmp_path / "newer.safetensors", {})
+        assert bool((getattr(load_model(tmp_path / "newer.safetensors"), name) == 1).all())
     for name in ("head.log_penalty", "body.thin.conv.weight"):
         save_tensors({n: t for n, t in tensors.items() if n != name}, tmp_path / "broken.safetensors", {})
         with pytest.raises(InputError, match=f"'{name}' is missing"):

@@ -150,6 +150,11 @@ def test_unknown_methods_and_arguments_are_refused(tmp_path):
         (TrainConfig(tmp_path / "a", method="reptile"), "'reptile'; expected one of: hyper, maml, imaml, universeg"),
         (TrainConfig(tmp_path / "a", method="maml", learner={"depth": 3}), "arguments of 'maml'.*depth"),
         (TrainConfig(tmp_path / "a", precision="float16"), "'float16'; expected one of: float32, bfloat16"),
+        (TrainConfig(tmp_path / "a", method="maml", polish_steps=(1, 2)), "'maml'; only 'hyper' can be polished"),
+        (TrainConfig(tmp_path / "a", polish_steps=(0, 2)), "polish_steps is .0, 2.; expected two whole numbers"),
+        (TrainConfig(tmp_path / "a", polish_steps=(3, 2)), "polish_steps is .3, 2."),
+        (TrainConfig(tmp_path / "a", polish_steps=(1.5, 2)), "polish_steps is .1.5, 2."),
+        (TrainConfig(tmp_path / "a", polish_steps=5), "polish_steps is 5"),
     ):
         with pytest.raises(InputError, match=message):
             train(config, Sources({}))
@@ -221,7 +226,7 @@ def test_every_parameter_is_in_one_group_and_orthonormal_factors_do_not_decay():
 def test_the_configurations_that_ship_are_valid():
     for path in (ROOT / "monai_hyper" / "configs").glob("*.json"):
         config = TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
-        assert config.method == {"train": "hyper"}.get(path.stem, path.stem)
+        assert config.method == {"train": "hyper", "polish": "hyper"}.get(path.stem, path.stem)
         assert config.steps > config.decay + config.warm_up
         make_model(config)
 
