@@ -122,7 +122,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     for name, parameter in model.named_parameters():
         rate = config.body_rate if name.startswith("body.") else config.generator_rate
         rate = 10 * rate if name.endswith("log_penalty") else rate
-        rate = config.polish_rate if name == "polish" else rate
+        if name == "polish":
+            rate = 0.0 if config.polish_steps is None else config.polish_rate
         if rate == 0:
             parameter.requires_grad_(False)
         decay = 0.01 if parameter.dim() > 1 and ".fixed" not in name else 0.0

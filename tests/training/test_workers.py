@@ -44,7 +44,7 @@ class Engine:
 
 
 class Plain(torch.optim.SGD):
-    # AdamW turns rounding of gradients near zero into whole steps.
+    # AdamW turns rounding of gradients near zero into whole steps; large steps make rounding grow in the next one.
 
     def __init__(self, groups, lr):
         super().__init__(groups, lr=lr, momentum=0.9)
@@ -53,8 +53,8 @@ class Plain(torch.optim.SGD):
 loop.TaskEngine, torch.optim.AdamW = Engine, Plain
 torch.manual_seed(5)
 model = HyperModel(UNetBody(10, channels=(8, 8, 8, 8), thin=4), embedding_dim=16)
-config = loop.TrainConfig(output, steps=2, decay=1, warm_up=1, every=1, tasks=4 // world, body_rate=1.0,
-                          generator_rate=1.0, minutes=60)
+config = loop.TrainConfig(output, steps=2, decay=1, warm_up=1, every=1, tasks=4 // world, body_rate=0.01,
+                          generator_rate=0.01, minutes=60)
 loop.train(config, Sources({}), model)
 """
 
@@ -81,7 +81,7 @@ def test_two_processes_reach_the_loss_and_the_parameters_of_one(runs):
     assert alone.keys() == shared.keys()
     for name, expected in alone.items():
         apart = (shared[name].double() - expected.double()).norm()
-        assert float(apart) <= 1e-3 * float(expected.double().norm()) + 1e-6, name
+        assert float(apart) <= 1e-3 * float(expected.double().norm()) + 1e-8, name
     moved = [n for n in alone if n.startswith("optimiser") and bool(alone[n].any())]
     assert len(moved) > 100
 
