@@ -112,8 +112,6 @@ def segment(
     progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
     if segmenter.expected_dice_ is not None:
         progress(f"expected Dice, of the examples by each other: {segmenter.expected_dice_:.2f}")
-    if segmenter.polished_dice_ is not None:
-        progress(f"expected Dice after polishing, of examples left out: {segmenter.polished_dice_:.2f}")
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=".segment-") as beside:
         reports = [segment_one(segmenter, path, Path(beside), support_set.shots, progress) for path in queries]
@@ -142,7 +140,6 @@ def segment_one(segmenter: Segmenter, path: Path, folder: Path, shots: int, prog
         "shots": shots,
         "expected_dice": {
             "generated": segmenter.expected_dice_,
-            "polished": segmenter.polished_dice_,
             "this_volume": round(expected, 3),
         },
         "seconds": {"generate_network": segmenter.fit_seconds_, "segment": seconds},

@@ -38,7 +38,6 @@ class Segmenter:
         fit_seconds_: duration of the generation of the network, s.
         expected_dice_: of the support volumes by each other, mean over volumes and classes, by the network as it was
             generated; None for a lone volume.
-        polished_dice_: of the support volumes that the polish left out for a trial; None without.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -75,7 +74,7 @@ class Segmenter:
         begun = time.perf_counter()
         self.network_: ConditionedNetwork | CascadeNetwork = self.method.fit(support.to(self.device))
         self.fit_seconds_ = time.perf_counter() - begun
-        self.expected_dice_, self.polished_dice_ = self.network_.expected_dice, self.network_.polished_dice
+        self.expected_dice_ = self.network_.expected_dice
         self.plan_, self.classes_ = plan, plan.classes
         return self
 

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from monai.metrics import compute_dice
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.methods.fitting import Budget, annotated_loss, descend, random_patch, random_shot
-from monai_hyper.networks.cascade import CascadeNetwork, cut, put
-from monai_hyper.networks.functional import enlarge
+from monai_hyper.networks.cascade import CascadeNetwork
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.unet import beside
@@ -29,12 +27,6 @@ AVERAGE = 0.8
 STRENGTH = 0.5
 """Of the random changes of shape. Intensities stay as the model knows them."""
 
-LOOKS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""After which shares of the budget the volumes left out are looked at."""
-
-FEW = 4
-"""From so many shots on one half is polished first and the other half looked at."""
-
 
 def polish_seconds(device: str) -> float:
     """How long to polish where nothing else is asked for, s: 20 on a CPU, 3 on a GPU."""
@@ -49,13 +41,13 @@ class Polish:
     while polishing, every volume is shown those of the others, or, where there is no other, those of a warped copy of
     itself, a new copy in every step.
 
-    From four shots on, half of the budget goes to a trial: a network from one half of the volumes is polished, and how
-    well it segments the other half tells after which share of the other half of the budget to stop, at once included.
-    With fewer volumes there is nothing to leave out, and as they are soon learned by heart, half of the budget is all.
+    The whole budget is spent on the volumes that there are. A trial that polishes on half of them, looks at the other
+    half and then decides how far to go was measured and dropped: half of the volumes are learned by heart when all of
+    them are not, so it stops where going on helps (docs/ablations.md, "How long to polish").
 
     Args:
         model: the trained model, left as it is.
-        budget: of all gradient steps, the trial's included.
+        budget: of all gradient steps.
     """
 
     def __init__(self, model: HyperModel, budget: Budget) -> None:
@@ -65,21 +57,15 @@ class Polish:
         """Generate the network of a support set and polish it; always alike where the budget counts steps."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            parts, half = split(support), self.budget.part(0.5)
-            if parts is None:
-                return self.polished(support, [1.0], half)[0]
-            kept, out = parts
-            scores = mean_dice(self.polished(support.subset(kept), LOOKS, half), support.subset(out))
-            best = int(torch.tensor(scores).argmax())  # the first of equal ones
-            return expecting(self.polished(support, [LOOKS[best]], half)[0], scores[best])
+            return self.polished(support, [1.0])[0]
 
-    def polished(self, support: SupportSet, shares: Sequence[float], budget: Budget) -> list[Network]:
-        """Networks of one support set after rising shares of a budget."""
+    def polished(self, support: SupportSet, shares: Sequence[float]) -> list[Network]:
+        """Networks of one support set after rising shares of the budget."""
         with torch.no_grad():
             network = self.model.condition(support)
         if isinstance(network, ConditionedNetwork):
-            return path(self.model, network, support, shares, budget)
-        part = budget.part(1 / (1 + len(network.others)))
+            return path(self.model, network, support, shares, self.budget)
+        part = self.budget.part(1 / (1 + len(network.others)))
         near = path(self.model, network.local, network.support, shares, part)
         far = [path(self.model, other, support, shares, part) for other in network.others]
         return [replace(network, local=local, others=tuple(others)) for local, *others in zip(near, *far)]
@@ -136,56 +122,3 @@ def support_loss(model: HyperModel, network: ConditionedNetwork, support: Suppor
         return annotated_loss(network.apply_to(prepared), label, annotated)
 
     return loss
-
-
-def expecting(network: Network, dice: float) -> Network:
-    """The same network, with what Dice to expect of it after its polish."""
-    if isinstance(network, CascadeNetwork):
-        return replace(network, polished_dice=dice)
-    other = network.replaced({})
-    other.polished_dice = dice
-    return other
-
-
-def split(support: SupportSet) -> tuple[list[int], list[int]] | None:
-    """Volumes to polish and volumes to leave out; None where they are few, or either would not show every class.
-
-    Example:
-        >>> split(SupportSet(torch.zeros(5, 1, 8, 8, 8), torch.ones(5, 1, 8, 8, 8).long()))
-        ([0, 2, 4], [1, 3])
-    """
-    if support.shots < FEW:
-        return None
-    kept, out = list(range(0, support.shots, 2)), list(range(1, support.shots, 2))
-    annotated = support.annotated
-    return (kept, out) if annotated[kept].any(0).all() and annotated[out].any(0).all() else None
-
-
-@torch.no_grad()
-def mean_dice(networks: Sequence[Network], support: SupportSet) -> list[float]:
-    """Mean Dice of networks over the annotated classes of volumes, 1 where a class is rightly found nowhere.
-
-    Args:
-        networks: of one support set, with other weights for the same prior: images are prepared only once.
-    """
-    scores: list[list[Tensor]] = [[] for _ in networks]
-    for shots, images, labels in support.volumes():
-        for shot, image, label in zip(shots, images.split(1), labels.split(1)):
-            for i, logits in enumerate(_answers(networks, image)):
-                found = logits.argmax(1, keepdim=True)
-                dice = compute_dice(found, label, False, ignore_empty=False, num_classes=len(support.classes) + 1)
-                scores[i].append(dice[0, support.annotated[shot].to(dice.device)])
-    return [float(torch.cat(found).mean()) for found in scores]
-
-
-def _answers(networks: Sequence[Network], image: Tensor) -> list[Tensor]:
-    """Logits of an image ``(1, 1, D, H, W)`` by networks that share prior and window."""
-    first, size = networks[0], list(image.shape[2:])
-    if not isinstance(first, CascadeNetwork):
-        prepared = first.prepare(image)
-        return [enlarge(network.apply_to(prepared), first.factor, size) for network in networks]
-    if first.others:
-        return [network(image) for network in networks]
-    window, _ = first.finder(image)
-    within = _answers([network.local for network in networks], cut(image, window))
-    return [put(logits, window, size) for logits in within]

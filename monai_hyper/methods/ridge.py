@@ -35,8 +35,8 @@ class Ridge:
         for shots, images, labels in support.volumes():
             masks = images.new_zeros(len(shots), classes, *images.shape[2:])
             features = self.model.unconditioned(images)
-            statistics = head.statistics(features, body.factors, masks, labels, torch.Generator().manual_seed(0))
-            found.update(zip(shots, zip(*statistics)))
+            regions = head.regions(features, body.factors, masks, labels, torch.Generator().manual_seed(0))
+            found.update(zip(shots, zip(*regions.weighed())))
         gram, moment = (torch.stack(each) for each in zip(*(found[shot] for shot in range(support.shots))))
         solution = head.solve(gram, moment, support.annotated.to(gram)[None])[0]
         fields = {"template": 1, "prior": PRIOR_CHANNELS, "masks": classes}

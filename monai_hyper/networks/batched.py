@@ -102,8 +102,8 @@ def fit_heads(
     shots, queries = batch.shots, batch.images.shape[1] - batch.shots
     *seen, masks = (f[:, :shots].flatten(0, 1) for f in features)
     labels = batch.labels[:, :shots].flatten(0, 1)
-    gram, moment = model.head.statistics(seen, model.body.factors, masks, labels, None)
-    gram, moment = (found.unflatten(0, (-1, shots)) for found in (gram, moment))
+    regions = model.head.regions(seen, model.body.factors, masks, labels, None)
+    gram, moment = (found.unflatten(0, (-1, shots)) for found in regions.weighed())
     everyone = torch.ones(1, shots, batch.classes, device=gram.device)
     others = everyone - torch.eye(shots, device=gram.device)[..., None] if shots > 1 else everyone
     solution = model.head.solve(gram, moment, torch.cat([others, everyone]))

@@ -141,7 +141,7 @@ class CascadeNetwork:
         others: networks of whole volumes, where the window is not to be trusted; those that are aligned have the
             finder's template.
         support: the windows of the support volumes.
-        expected_dice, polished_dice: see :class:`ConditionedNetwork`; None for a lone volume.
+        expected_dice: see :class:`ConditionedNetwork`; None for a lone volume.
     """
 
     finder: Finder
@@ -149,7 +149,6 @@ class CascadeNetwork:
     others: tuple[ConditionedNetwork, ...]
     support: SupportSet
     expected_dice: float | None = None
-    polished_dice: float | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -44,7 +44,6 @@ class Expecting(Protocol):
     """A generated network that may know how well the volumes of its support set were segmented."""
 
     expected_dice: float | None
-    polished_dice: float | None
 
 
 def agreement(first: Tensor, second: Tensor) -> float:
@@ -66,17 +65,16 @@ def agreement(first: Tensor, second: Tensor) -> float:
 def expected_dice(network: Expecting, answers: list[Tensor]) -> float:
     """The Dice to expect of an answer.
 
-    Where it is known what the network reached on its own examples, the mean of that and of what the answer expects of
-    itself. A lone volume has no such examples: there what the answer expects of itself counts as far as another
-    network of the same volume agrees.
+    Where it is known how well the examples were segmented by each other, before any polish, the mean of that and of
+    what the answer expects of itself. A lone volume has no such examples: there what the answer expects of itself
+    counts as far as another network of the same volume agrees.
 
     Args:
         answers: logits ``(1, N, D, H, W)``; the answer, then the other one where there is one.
     """
-    reached = network.expected_dice if network.polished_dice is None else network.polished_dice
     own = confidence(answers[0])
-    if reached is not None:
-        return (reached + own) / 2
+    if network.expected_dice is not None:
+        return (network.expected_dice + own) / 2
     return own * agreement(*answers) if len(answers) == 2 else own
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,10 @@ FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS = 512, 512, 768
 
 OTHERS = 0.2
 """Share of the other classes in what a class is told from."""
+
+SIZED_PENALTY, SIZED_SCALE = 1 / 20, 8.0
+"""Where the size of regions counts: factor of the learned regularisers, since the foreground weighs little, and how
+much a logit rises with a score, whose threshold is 1/2."""
 
 
 def pick(regions: Tensor, jitter: Tensor) -> Tensor:
@@ -44,7 +50,8 @@ def sample_regions(labels: Tensor, classes: int, jitter: Tensor) -> tuple[Tensor
         jitter: see :func:`pick`, as many as the most points of a region.
 
     Returns:
-        positions in voxels, region after region, ``(B, M, 3)``; and which regions are not empty, ``(B, n + 2)`` bool.
+        positions in voxels, region after region, ``(B, M, 3)``; and the share of the volume that each region has,
+        ``(B, n + 2)``.
     """
     foreground = (labels > 0).float()
     near = foreground
@@ -56,7 +63,7 @@ def sample_regions(labels: Tensor, classes: int, jitter: Tensor) -> tuple[Tensor
     found = [(each, FOREGROUND_POINTS), (rim, RIM_POINTS), (far, FAR_POINTS)]
     index = torch.cat([pick(region, jitter[:count]).flatten(1) for region, count in found], 1)
     _, h, w = labels.shape[2:]
-    return torch.stack([index // (h * w), index // w % h, index % w], -1).float(), regions.any(-1)
+    return torch.stack([index // (h * w), index // w % h, index % w], -1).float(), regions.float().mean(-1)
 
 
 def draw_jitter(generator: torch.Generator | None, device: torch.device) -> Tensor:
@@ -107,9 +114,33 @@ def features_at(features: list[Tensor], factors: list[int], where: Tensor) -> Te
     return torch.cat(found, -1)
 
 
-def gram_of(rows: Tensor, shown: Tensor) -> Tensor:
-    """Mean of the outer products of rows ``(..., M, F)``, ``(..., F, F)``; zero where ``shown``, ``(...)``, is not."""
-    return rows.mT @ rows * (shown / rows.shape[-2])[..., None, None]
+def gram_of(rows: Tensor, share: Tensor) -> Tensor:
+    """Mean of the outer products of rows ``(..., M, F)``, ``(..., F, F)``; zero where ``share``, ``(...)``, is."""
+    return rows.mT @ rows * ((share > 0) / rows.shape[-2])[..., None, None]
+
+
+class Regions(NamedTuple):
+    """What a regression must know of volumes: Gram matrices of the features of every region, ``(k, n + 2, F, F)``, the
+    last feature being the constant 1, and the share of its volume that every region has, ``(k, n + 2)``."""
+
+    gram: Tensor
+    share: Tensor
+
+    def weighed(self, size: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Gram matrix and moments of every volume and class, ``(k, n, F, F)`` and ``(k, n, F)``.
+
+        Args:
+            size: how much the size of regions counts: at 0 they weigh as :func:`region_weights` has it, at 1 as much as
+                they measure, and in between by the geometric mean of both, with this exponent.
+        """
+        classes = self.share.shape[1] - 2
+        weights = region_weights(self.share[:, :classes] > 0)
+        if size > 0:
+            weights = weights ** (1 - size) * self.share[:, None] ** size
+            weights = weights / weights.sum(-1, keepdim=True)
+        own = weights[:, :, :classes].diagonal(dim1=1, dim2=2)
+        # the last feature is 1, so the moment is the mean over the class itself
+        return torch.einsum("bnr,brfg->bnfg", weights, self.gram), own[..., None] * self.gram[:, :classes, :, -1]
 
 
 class RidgeHead(nn.Module):
@@ -133,39 +164,34 @@ class RidgeHead(nn.Module):
         nn.init.zeros_(self.calibrate[-1].weight)
         self.calibrate[-1].bias.data.copy_(torch.tensor([2.0, 0.5]))
 
-    def statistics(
+    def regions(
         self,
         features: list[Tensor],
         factors: list[int],
         masks: Tensor,
         labels: Tensor,
         generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Gram matrix and moments of every volume and class, from the same places of every volume's regions.
+    ) -> Regions:
+        """Read features at the same places of every volume's regions.
 
         Args:
             features: ``(k, C_i, ...)``; masks: mean masks over the field of view, ``(k, n, ...)``.
             labels: ``(k, 1, D, H, W)``.
-
-        Returns:
-            ``(k, n, F, F)`` and ``(k, n, F)``; the last feature is the constant 1.
         """
         classes = masks.shape[1]
-        where, shown = sample_regions(labels, classes, draw_jitter(generator, labels.device))
+        where, share = sample_regions(labels, classes, draw_jitter(generator, labels.device))
         inputs = [*(f.float() for f in features), fit_field(masks, list(labels.shape[2:]))]
         rows = F.pad(features_at(inputs, [*factors, 1], where), [0, 1], value=1.0)
         parts = rows.split([classes * FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS], 1)
-        regions = [parts[0].unflatten(1, (classes, -1)), parts[1][:, None], parts[2][:, None]]
-        gram = torch.cat([gram_of(*part) for part in zip(regions, shown.split([classes, 1, 1], 1))], 1)
-        weights = region_weights(shown[:, :classes])
-        # the last feature is 1, so the moment is the mean over the class itself
-        return torch.einsum("bnr,brfg->bnfg", weights, gram), 0.5 * gram[:, :classes, :, -1]
+        each = [parts[0].unflatten(1, (classes, -1)), parts[1][:, None], parts[2][:, None]]
+        return Regions(torch.cat([gram_of(*part) for part in zip(each, share.split([classes, 1, 1], 1))], 1), share)
 
-    def solve(self, gram: Tensor, moment: Tensor, used: Tensor) -> Tensor:
+    def solve(self, gram: Tensor, moment: Tensor, used: Tensor, size: float = 0.0) -> Tensor:
         """Ridge solutions for several choices of volumes.
 
         Args:
             gram: ``(..., K, n, F, F)``; moment: ``(..., K, n, F)``; used: volumes per choice and class, ``(S, K, n)``.
+            size: see :meth:`Regions.weighed`.
 
         Returns:
             ``(..., S, n, F)``.
@@ -173,26 +199,34 @@ class RidgeHead(nn.Module):
         share = used / used.sum(1, keepdim=True).clamp(min=1)
         left = torch.einsum("skn,...knfg->...snfg", share, gram)
         right = torch.einsum("skn,...knf->...snf", share, moment)
-        penalty = self.log_penalty.exp()
+        penalty = self.log_penalty.exp() * (SIZED_PENALTY if size > 0 else 1)
         sizes = [*self.widths, moment.shape[-2]]
         diagonal = torch.cat([p.expand(size) for p, size in zip(penalty, sizes)] + [penalty.new_tensor([1e-5])])
         factor = torch.linalg.cholesky(left + torch.diag(diagonal))
         return torch.cholesky_solve(right[..., None], factor)[..., 0]
 
-    def logits(self, solution: Tensor, context: Tensor, fraction: Tensor, shots: int) -> tuple[list[Tensor], Tensor]:
+    def logits(
+        self, solution: Tensor, context: Tensor, fraction: Tensor, shots: int, size: float = 0.0
+    ) -> tuple[list[Tensor], Tensor]:
         """Calibrated read-out weights.
 
         Args:
             solution: ``(..., S, n, F)``; context: the task's tokens, ``(..., M, E)``; fraction: of foreground,
                 ``(..., n)``.
+            size: see :meth:`Regions.weighed`; above 0 a score is nearly a probability, and the calibration is fixed.
 
         Returns:
             weights per feature scale and for the masks, ``(..., S, n, C_i)`` each, and biases ``(..., S, n)``.
         """
+        if size > 0:
+            return self._split(SIZED_SCALE * solution, fraction, 0.5 * SIZED_SCALE)
         volumes = torch.full_like(fraction, min(shots, MAX_SHOTS))
         facts = torch.stack([(fraction + 1e-6).log() / 5, fraction, volumes.log()], -1)
         task = context.mean(-2, keepdim=True).expand(*fraction.shape, -1)
         log_scale, threshold = self.calibrate(torch.cat([task, facts], -1))[..., None, :, :].unbind(-1)
         scale = log_scale.clamp(0, 5).exp()
-        weights = (scale[..., None] * solution).split([*self.widths, fraction.shape[-1], 1], -1)
-        return list(weights[:-1]), weights[-1][..., 0] - scale * threshold
+        return self._split(scale[..., None] * solution, fraction, scale * threshold)
+
+    def _split(self, weights: Tensor, fraction: Tensor, below: Tensor | float) -> tuple[list[Tensor], Tensor]:
+        *parts, constant = weights.split([*self.widths, fraction.shape[-1], 1], -1)
+        return parts, constant[..., 0] - below

@@ -19,6 +19,7 @@ from monai_hyper.networks.head import RidgeHead
 from monai_hyper.networks.network import ConditionedNetwork, assemble, reader_names
 from monai_hyper.networks.plain import PLAIN, with_plain, with_plain_widths
 from monai_hyper.networks.reading import Reading
+from monai_hyper.networks.readout import ReadOut, Seen
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
 from monai_hyper.synthesis.geometry import warped_copy
@@ -173,29 +174,32 @@ class HyperModel(nn.Module):
             ``(shots, (k, N, d, h, w))`` per size: head and prior of each volume come from the other volumes.
         """
         factor = working_factor(support)
-        sizes = support.extents.tolist()
+        shapes = support.extents.tolist()
         support = support.coarser(factor)
         generator = None if self.training else torch.Generator().manual_seed(0)
         template = make_template(support) if template is None else template
         reading = self.read(support, template, generator, local)
         body = self.hypernetwork(reading.context, dict(self.body.named_parameters()))
         read = bind(self.body, body)
-        features = [
-            (shots, labels, with_plain(read(inputs), inputs))
+        seen = [
+            Seen(
+                shots,
+                labels,
+                [
+                    *with_plain(read(inputs[:, : PRIOR_CHANNELS + 2]), inputs[:, : PRIOR_CHANNELS + 2]),
+                    inputs[:, PRIOR_CHANNELS + 2 :],
+                ],
+            )
             for shots, images, labels in support.volumes()
-            for inputs in [reading.beside(images, shots)[:, : PRIOR_CHANNELS + 2]]
+            for inputs in [reading.beside(images, shots)]
         ]
-        gram, moment = self._statistics(support, features, reading, generator)
-        annotated = support.annotated.to(gram)
-        heads, biases = self.head.logits(
-            self.head.solve(gram, moment, annotated[None]), reading.context, reading.fraction, support.shots
-        )
-        heads = [head[0] for head in heads]
-        network = assemble(self.body, support.classes, reading.fields, body, heads, biases[0], factor, template.aligned)
+        fitted = ReadOut(self.head, self.body.factors, support, reading, seen, generator)
+        size = 0.0 if self.training else fitted.best_size()
+        heads, biases = fitted.of_all(size)
+        network = assemble(self.body, support.classes, reading.fields, body, heads, biases, factor, template.aligned)
         network.reading = reading
         return network, lambda: [
-            (shots, enlarge(logits, factor, size))
-            for shots, logits, size in by_size(self._own_logits(support, reading, features, gram, moment), sizes)
+            (shots, enlarge(logits, factor, shape)) for shots, logits, shape in by_size(fitted.own_logits(size), shapes)
         ]
 
     def unconditioned(self, images: Tensor) -> list[Tensor]:
@@ -256,28 +260,3 @@ class HyperModel(nn.Module):
         copy, masks = warped(image, each, generator)
         prior = self.encoder.prior(self.encoder.maps(copy, masks.sum(1, keepdim=True)))
         return torch.cat([F.interpolate(prior, copy.shape[2:], mode="trilinear"), masks], 1)
-
-    def _statistics(self, support, features, reading: Reading, generator) -> tuple[Tensor, Tensor]:
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        for shots, labels, maps in features:
-            masks = torch.cat([reading.others[shot][:, PRIOR_CHANNELS:] for shot in shots])
-            grams, moments = self.head.statistics(maps, self.body.factors, masks, labels, generator)
-            found.update(zip(shots, zip(grams, moments)))
-        grams, moments = zip(*(found[k] for k in range(support.shots)))
-        return torch.stack(grams), torch.stack(moments)
-
-    def _own_logits(self, support, reading, features, gram, moment) -> list[tuple[list[int], Tensor]]:
-        annotated = support.annotated.to(gram)
-        others = annotated[None] * (1 - torch.eye(support.shots, device=gram.device))[:, :, None]
-        others = torch.where(others.sum(1, keepdim=True) > 0, others, annotated[None])
-        solution = self.head.solve(gram, moment, others)
-        heads, biases = self.head.logits(solution, reading.context, reading.fraction, support.shots)
-        found = []
-        for shots, labels, maps in features:
-            size = list(labels.shape[2:])
-            inputs = [*maps, torch.cat([reading.others[shot][:, PRIOR_CHANNELS:] for shot in shots])]
-            logits = biases[shots][:, :, None, None, None]
-            for head, feature, factor in zip(heads, inputs, [*self.body.factors, 1]):
-                logits = logits + enlarge(torch.einsum("knc,kcdhw->kndhw", head[shots], feature), factor, size)
-            found.append((shots, F.pad(logits, [0, 0, 0, 0, 0, 0, 1, 0])))
-        return found

@@ -24,14 +24,12 @@ class ConditionedNetwork:
 
     Attributes:
         expected_dice: of the support volumes by each other, where that is known.
-        polished_dice: of volumes that a polish left out, where there was one that left any out.
         reading: what was read from the support set, where the network was generated; it is no part of the network.
     """
 
     def __init__(self, target: Target, weights: Weights, classes: tuple[str, ...]) -> None:
         self.weights, self.classes = weights, classes
         self.expected_dice: float | None = None
-        self.polished_dice: float | None = None
         self.reading: Reading | None = None
         self._target = target
         prefix = "reader."
@@ -80,7 +78,7 @@ class ConditionedNetwork:
             ValueError: if a weight has no parameter of that name and shape.
         """
         network = ConditionedNetwork(self._target, self.weights | weights, self.classes)
-        network.expected_dice, network.polished_dice = self.expected_dice, self.polished_dice
+        network.expected_dice = self.expected_dice
         network.reading = self.reading
         return network
 

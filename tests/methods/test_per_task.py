@@ -83,7 +83,7 @@ def test_scratch_learns_brightness(task):
 
 def test_no_step_of_polish_is_the_generated_network(model, task, query):
     support = task(2)
-    network = Polish(model, Budget(steps=4)).polished(support, [0], Budget(steps=4))[0]
+    network = Polish(model, Budget(steps=4)).polished(support, [0])[0]
     with torch.no_grad():
         assert_close(network(query), model.condition(support)(query))
 

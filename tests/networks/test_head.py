@@ -97,8 +97,8 @@ def test_sampled_voxels_lie_in_their_regions():
     label = torch.zeros(2, 1, 20, 21, 22, dtype=torch.long)
     label[..., 2:4, 2:4, 2:4], label[..., 10:18, 10:18, 10:18] = 1, 2
     label[1] = label[1].flip(-1)
-    where, shown = sample_regions(label, 2, torch.rand(FAR_POINTS))
-    assert bool(shown.all()) and where.shape == (2, 2 * FOREGROUND_POINTS + RIM_POINTS + FAR_POINTS, 3)
+    where, share = sample_regions(label, 2, torch.rand(FAR_POINTS))
+    assert bool((share > 0).all()) and where.shape == (2, 2 * FOREGROUND_POINTS + RIM_POINTS + FAR_POINTS, 3)
     for volume, points in zip(label[:, 0], where):
         regions = points.split([FOREGROUND_POINTS, FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS])
         values = [set(volume[tuple(region.long().T)].tolist()) for region in regions]
@@ -108,16 +108,18 @@ def test_sampled_voxels_lie_in_their_regions():
         assert float(rim.max()) <= 2 < float(far.min())
 
 
-def test_a_region_that_is_absent_is_not_shown_and_weighs_nothing():
+@pytest.mark.parametrize("size", [0.0, 0.75, 1.0])
+def test_a_region_that_is_absent_is_not_shown_and_weighs_nothing(size):
     label = torch.zeros(1, 1, 20, 20, 20, dtype=torch.long)
     label[..., 5:9, 5:9, 5:9] = 2
-    assert sample_regions(label, 2, torch.rand(FAR_POINTS))[1].tolist() == [[False, True, True, True]]
+    share = sample_regions(label, 2, torch.rand(FAR_POINTS))[1]
+    assert_close(share, torch.tensor([[0, 64, 448, 7488]]) / 8000)
     ridge, features, masks = RidgeHead((5,), 16), torch.randn(1, 5, 20, 20, 20), torch.rand(1, 2, 20, 20, 20)
-    gram, moment = ridge.statistics([features], [1], masks, label, torch.Generator())
+    gram, moment = ridge.regions([features], [1], masks, label, torch.Generator()).weighed(size)
     assert not moment[0, 0].any() and bool(moment[0, 1].any())
     changed = features.clone()
     changed[..., 0, 0, 0] = 100  # an empty region points there, and the far background's first voxel is another one
-    again, _ = ridge.statistics([changed], [1], masks, label, torch.Generator())
+    again, _ = ridge.regions([changed], [1], masks, label, torch.Generator()).weighed(size)
     assert_close(gram[0, 1, -1, -1], torch.tensor(1.0))
     assert_close(again, gram, rtol=1e-4, atol=1e-4)
 
@@ -134,20 +136,36 @@ def test_a_class_weighs_as_much_as_all_that_is_not_it(present):
         assert shown or not weights[others, value].any()
 
 
-def test_statistics_equal_weighted_regression_rows():
+@pytest.mark.parametrize("size", [0.0, 0.5, 1.0])
+def test_statistics_equal_weighted_regression_rows(size):
     """Gram matrix and moments are those of the sampled voxels, each with its share of its region's weight."""
     ridge, label = RidgeHead((5,), 16), torch.zeros(1, 1, 16, 16, 16, dtype=torch.long)
-    label[..., 2:6, 2:6, 2:6], label[..., 9:13, 9:13, 9:13] = 1, 2
+    label[..., 2:6, 2:6, 2:6], label[..., 9:13, 9:13, 9:14] = 1, 2
     features, masks = torch.randn(1, 5, 16, 16, 16), torch.rand(1, 2, 16, 16, 16)
-    gram, moment = ridge.statistics([features], [1], masks, label, torch.Generator())
+    regions = ridge.regions([features], [1], masks, label, torch.Generator())
+    gram, moment = regions.weighed(size)
     where, _ = sample_regions(label, 2, torch.rand(FAR_POINTS, generator=torch.Generator().manual_seed(0)))
     found = torch.cat([features_at([features, masks], [1, 1], where)[0], torch.ones(where.shape[1], 1)], 1)
     rows = found.split([FOREGROUND_POINTS, FOREGROUND_POINTS, RIM_POINTS, FAR_POINTS])
-    weights = region_weights(torch.tensor([True, True]))
+    weights = region_weights(torch.tensor([True, True])) ** (1 - size) * regions.share**size
+    weights = weights / weights.sum(1, keepdim=True)
     for value in range(2):
         expected = sum(w * part.T @ part / len(part) for w, part in zip(weights[value], rows))
         assert_close(gram[0, value], expected, rtol=1e-4, atol=1e-4)
-        assert_close(moment[0, value], 0.5 * rows[value].mean(0), rtol=1e-4, atol=1e-4)
+        assert_close(moment[0, value], weights[value, value] * rows[value].mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_regions_that_weigh_what_they_measure_give_the_least_squares_of_all_voxels():
+    """Features that are constant within each region: the sample is then as good as every voxel."""
+    ridge, label = RidgeHead((1,), 16), torch.zeros(1, 1, 12, 12, 12, dtype=torch.long)
+    label[..., 4:8, 4:8, 4:8] = 1
+    near = torch.nn.functional.max_pool3d((label > 0).float(), 5, 1, 2)
+    features = 3.0 * (label > 0) - 2.0 * near
+    regions = ridge.regions([features], [1], torch.zeros(1, 1, 12, 12, 12), label, torch.Generator())
+    gram, moment = regions.weighed(1.0)
+    every = torch.stack([features.flatten(), 0 * features.flatten(), torch.ones(1728)], 1)
+    assert_close(gram[0, 0], every.T @ every / 1728, rtol=1e-4, atol=1e-4)
+    assert_close(moment[0, 0], every.T @ label.flatten().float() / 1728, rtol=1e-4, atol=1e-4)
 
 
 def test_an_unannotated_class_changes_nothing_for_itself_whatever_its_volume_shows(ridge, volumes):
