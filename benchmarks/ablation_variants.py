@@ -17,7 +17,7 @@ from monai_hyper.networks.cascade import CascadeNetwork, find_windows
 from monai_hyper.networks.context import REGIONS, ContextEncoder, geometry_of, pooled_statistics
 from monai_hyper.networks.functional import shapes_of
 from monai_hyper.networks.generator import HyperNetwork, generator_for
-from monai_hyper.networks.head import RidgeHead
+from monai_hyper.networks.head import Regions, RidgeHead
 from monai_hyper.networks.model import ALIGNED, PRIOR_CHANNELS, HyperModel, working_factor
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.plain import with_plain_widths
@@ -384,13 +384,14 @@ class GeneratedHead(RidgeHead):
         nn.init.normal_(self.emit.bias, std=0.1)
         self.emit.bias.data[-2:] = torch.tensor([4.0, -2.0])
 
-    def statistics(self, features, factors, masks, labels, generator) -> tuple[Tensor, Tensor]:
-        return masks.new_zeros(*masks.shape[:2], 1, 1), masks.new_zeros(*masks.shape[:2], 1)
+    def regions(self, features, factors, masks, labels, generator) -> Regions:
+        shots, regions = masks.shape[0], masks.shape[1] + 2
+        return Regions(masks.new_zeros(shots, regions, 1, 1), masks.new_ones(shots, regions))
 
-    def solve(self, gram: Tensor, moment: Tensor, used: Tensor) -> Tensor:
+    def solve(self, gram: Tensor, moment: Tensor, used: Tensor, size: float = 0.0) -> Tensor:
         return moment.new_zeros(used.shape[0], moment.shape[1], 1)
 
-    def logits(self, solution, context, fraction, shots) -> tuple[list[Tensor], Tensor]:
+    def logits(self, solution, context, fraction, shots, size=0.0) -> tuple[list[Tensor], Tensor]:
         tokens = self.encoder[0].each
         found = self.emit(F.layer_norm(tokens, tokens.shape[1:])).expand(len(solution), -1, -1)
         return [*found[..., :-2].split(self.widths, -1), torch.diag_embed(found[..., -2])], found[..., -1]
@@ -440,15 +441,15 @@ STEPS = (20, 50, 100)
 
 
 def polished(model: HyperModel, held: Held, learned: bool = True) -> list[Apply]:
-    """Gradient steps on the support from the weights of :func:`one_scale`; the rate falls to zero at the last.
+    """Gradient steps on the support from the weights of :func:`one_scale`, for every number of them a new start, since the
+    rate falls to zero at the last.
 
     Args:
         learned: whether by the step sizes that were learned, or by those that nothing learned.
     """
-    budget, shares = Budget(steps=STEPS[-1]), [n / STEPS[-1] for n in STEPS]
     model = OneScale(model, held.template).eval()
     model.polish = nn.Parameter(model.polish * learned)
-    networks = Polish(model, budget).polished(held.support, shares, budget)
+    networks = [Polish(model, Budget(steps=steps)).fit(held.support) for steps in STEPS]
     return [lambda i, network=n: network(held.images[i], places=[held.places[i]]) for n in networks]
 
 
