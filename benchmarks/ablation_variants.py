@@ -441,7 +441,7 @@ STEPS = (20, 50, 100)
 
 
 def polished(model: HyperModel, held: Held, learned: bool = True) -> list[Apply]:
-    """Gradient steps on the support from the weights of :func:`one_scale`, for every number of them a new start, since the
+    """Gradient steps on the support from the weights of :func:`one_scale`, each number of them from a new start: the
     rate falls to zero at the last.
 
     Args:

@@ -79,27 +79,23 @@ def expected_dice(network: Expecting, answers: list[Tensor]) -> float:
 
 
 def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, whole: SupportSet) -> Tensor:
-    """How well the volumes of a support set are segmented by the others, mean over the classes that each shows,
-    ``(K,)``; not a number where a volume shows none.
+    """How well the volumes of a support set are segmented by the others, ``(K, n)``; not a number for a class that a
+    volume does not show.
 
     Args:
         own_logits: shots and leave-one-out logits of their volumes, ``(k, N, d, h, w)``.
         support: the volumes that the logits belong to.
         whole: those they were cut out of, or the same: foreground beyond the window is missed.
     """
-    scores = torch.full((support.shots,), torch.nan)
+    scores = torch.full((support.shots, len(support.classes)), torch.nan)
     for (shots, logits), (_, _, labels) in zip(own_logits, support.volumes()):
         predicted = logits.argmax(1, keepdim=True)
         for i, shot in enumerate(shots):
             d, h, w = whole.extents[shot].tolist()
             true = whole.labels[shot, :, :d, :h, :w]
-            classes = [c + 1 for c, known in enumerate(whole.annotated[shot].tolist()) if known]
-            found = [
-                2 * float(((predicted[i] == c) & (labels[i] == c)).sum())
-                / float((predicted[i] == c).sum() + (true == c).sum())
-                for c in classes
-                if bool((true == c).any())
-            ]  # fmt: skip
-            if found:
-                scores[shot] = sum(found) / len(found)
+            for c in whole.annotated[shot].nonzero()[:, 0].tolist():
+                found, there = predicted[i] == c + 1, true == c + 1
+                if bool(there.any()):
+                    both = float((found & (labels[i] == c + 1)).sum())
+                    scores[shot, c] = 2 * both / float(found.sum() + there.sum())
     return scores

@@ -152,8 +152,9 @@ class HyperModel(nn.Module):
         others = [self.generate(support, frame) for frame in frames]
         if support.shots == 1:
             return CascadeNetwork(found.finder, local, tuple(network for network, _ in others), found.support)
-        here = float((own_dice(local_logits(), found.support, support) * found.found).nanmean())
-        everywhere = [(float(own_dice(logits(), support, support).nanmean()), network) for network, logits in others]
+        here = float((own_dice(local_logits(), found.support, support).nanmean(1) * found.found).nanmean())
+        reached = [float(own_dice(logits(), support, support).nanmean(1).nanmean()) for _, logits in others]
+        everywhere = [(dice, network) for dice, (network, _) in zip(reached, others)]
         dice, best = max(everywhere, key=lambda choice: choice[0])  # the first, where all volumes are empty
         if here >= dice:  # never then: no number is larger than none
             return CascadeNetwork(found.finder, local, (), found.support, here)
@@ -194,12 +195,13 @@ class HyperModel(nn.Module):
             for inputs in [reading.beside(images, shots)]
         ]
         fitted = ReadOut(self.head, self.body.factors, support, reading, seen, generator)
-        size = 0.0 if self.training else fitted.best_size()
-        heads, biases = fitted.of_all(size)
+        counts = fitted.equal_sizes() if self.training else fitted.best_sizes()
+        heads, biases = fitted.of_all(counts)
         network = assemble(self.body, support.classes, reading.fields, body, heads, biases, factor, template.aligned)
         network.reading = reading
         return network, lambda: [
-            (shots, enlarge(logits, factor, shape)) for shots, logits, shape in by_size(fitted.own_logits(size), shapes)
+            (shots, enlarge(logits, factor, shape))
+            for shots, logits, shape in by_size(fitted.own_logits(counts), shapes)
         ]
 
     def unconditioned(self, images: Tensor) -> list[Tensor]:

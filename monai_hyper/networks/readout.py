@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ Logits = list[tuple[list[int], Tensor]]
 """Shots and the logits of their volumes, ``(k, N, d, h, w)``, for every size of volume."""
 
 
-SIZES, LONE = (0.75, 0.0, 1.0), 0.0
+EQUAL, SIZES = 0.0, (0.75, 0.0, 1.0)
 """How much the size of regions may count, see :meth:`Regions.weighed`. If it counts little, small structures are found;
 if it counts much, less is found where there is nothing. The support volumes tell by how well they segment each other; a
 lone one cannot."""
@@ -67,46 +68,54 @@ class ReadOut:
         grams, shares = zip(*(found[shot] for shot in range(support.shots)))
         self.regions = Regions(torch.stack(grams), torch.stack(shares))
 
-    def heads(self, used: Tensor, size: float) -> tuple[list[Tensor], Tensor]:
+    def heads(self, used: Tensor, sizes: Sequence[float]) -> tuple[list[Tensor], Tensor]:
         """Read-outs for several choices of volumes.
 
         Args:
-            used: volumes per choice and class, ``(S, K, n)``; size: see :meth:`Regions.weighed`.
+            used: volumes per choice and class, ``(S, K, n)``; sizes: of every class, see :meth:`Regions.weighed`.
 
         Returns:
             weights per feature scale and for the masks, ``(S, n, C_i)`` each, and biases ``(S, n)``.
         """
+        found = {size: self._solved(used, size) for size in set(sizes)}
+        heads, biases = zip(*(found[size] for size in sizes))
+        each = [torch.stack([scale[:, c] for c, scale in enumerate(scales)], 1) for scales in zip(*heads)]
+        return each, torch.stack([bias[:, c] for c, bias in enumerate(biases)], 1)
+
+    def _solved(self, used: Tensor, size: float) -> tuple[list[Tensor], Tensor]:
         gram, moment = self.regions.weighed(size)
         solution = self.head.solve(gram, moment, used, size)
-        facts = self.reading.context, self.reading.fraction, self.support.shots
-        return self.head.logits(solution, *facts, size)
+        return self.head.logits(solution, self.reading.context, self.reading.fraction, self.support.shots, size)
 
-    def of_all(self, size: float) -> tuple[list[Tensor], Tensor]:
+    def of_all(self, sizes: Sequence[float]) -> tuple[list[Tensor], Tensor]:
         """The read-out from all volumes, weights ``(n, C_i)`` each and biases ``(n,)``."""
-        heads, biases = self.heads(self._annotated()[None], size)
+        heads, biases = self.heads(self._annotated()[None], sizes)
         return [head[0] for head in heads], biases[0]
 
-    def own_logits(self, size: float) -> Logits:
+    def own_logits(self, sizes: Sequence[float]) -> Logits:
         """What is said of every volume by the others; a lone one, and a class that no other shows, by itself."""
         annotated = self._annotated()
         others = annotated[None] * (1 - torch.eye(self.support.shots, device=annotated.device))[:, :, None]
-        heads, biases = self.heads(torch.where(others.sum(1, keepdim=True) > 0, others, annotated[None]), size)
+        heads, biases = self.heads(torch.where(others.sum(1, keepdim=True) > 0, others, annotated[None]), sizes)
         found = []
         for one in self.seen:
-            logits = biases[one.shots][:, :, None, None, None]
+            grid, logits = list(one.labels.shape[2:]), biases[one.shots][:, :, None, None, None]
             for head, feature, factor in zip(heads, one.maps, [*self.factors, 1]):
-                logits = logits + enlarge(
-                    torch.einsum("knc,kcdhw->kndhw", head[one.shots], feature), factor, list(one.labels.shape[2:])
-                )
+                logits = logits + enlarge(torch.einsum("knc,kcdhw->kndhw", head[one.shots], feature), factor, grid)
             found.append((one.shots, F.pad(logits, [0, 0, 0, 0, 0, 0, 1, 0])))
         return found
 
-    def best_size(self) -> float:
-        """How much the size of regions should count, see :data:`SIZES`."""
+    def equal_sizes(self) -> list[float]:
+        """Regions weigh alike for every class, whatever they measure."""
+        return [EQUAL] * len(self.support.classes)
+
+    def best_sizes(self) -> list[float]:
+        """How much the size of regions should count for every class, see :data:`SIZES`."""
         if self.support.shots == 1:
-            return LONE
-        dice = [float(own_dice(self.own_logits(size), self.support, self.support).nanmean()) for size in SIZES]
-        return SIZES[dice.index(max(dice))]
+            return self.equal_sizes()
+        count = len(self.support.classes)
+        dice = [own_dice(self.own_logits([s] * count), self.support, self.support).nanmean(0) for s in SIZES]
+        return [SIZES[int(best)] for best in torch.stack(dice).nan_to_num().argmax(0)]
 
     def _annotated(self) -> Tensor:
         return self.support.annotated.to(self.regions.gram)

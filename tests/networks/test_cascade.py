@@ -151,5 +151,5 @@ def test_own_dice_counts_what_lies_beyond_the_window():
     whole = SupportSet(torch.rand(1, 1, 8, 8, 8), labels)
     part = SupportSet(whole.images[:, :, :4], labels[:, :, :4])
     logits = torch.stack([1 - part.labels[:, 0], part.labels[:, 0]], 1).float()
-    assert own_dice([([0], logits)], part, part).tolist() == [1.0]
-    assert own_dice([([0], logits)], part, whole).tolist() == pytest.approx([2 / 3])
+    assert own_dice([([0], logits)], part, part).tolist() == [[1.0]]
+    assert own_dice([([0], logits)], part, whole)[0].tolist() == pytest.approx([2 / 3])
