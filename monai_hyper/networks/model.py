@@ -138,17 +138,18 @@ class HyperModel(nn.Module):
     def condition(self, support: SupportSet) -> ConditionedNetwork | CascadeNetwork:
         """Generate the network of a task.
 
-        Three are generated: for windows around the foreground, see :class:`Cascade`; for whole volumes; and for whole
-        volumes that are not aligned, which serves what is never at the same place. The one by which the support volumes
-        segment each other best is taken. A lone volume has nobody to ask: its network has all and asks itself for every
-        query.
+        Up to three are generated: for windows around the foreground, see :class:`Cascade`; for whole volumes; and for
+        whole volumes that are not aligned, which serves what is never at the same place, unless the volumes look alike
+        once they are aligned. The one by which they segment each other best is taken. A lone volume has nobody to ask:
+        its network has all and asks itself for every query.
         """
         factor = working_factor(support)
         coarse = support.coarser(factor)
         template = make_template(coarse)
         found = find_windows(support, template, factor)
         local, local_logits = self.generate(found.support, local=True)
-        frames = template, make_template(coarse, aligned=False)
+        alike = support.shots > 1 and template.unexplained(coarse) < 1
+        frames = [template] if alike else [template, make_template(coarse, aligned=False)]
         others = [self.generate(support, frame) for frame in frames]
         if support.shots == 1:
             return CascadeNetwork(found.finder, local, tuple(network for network, _ in others), found.support)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.alignment import align, content, inverse, read_at, stretched, voxels, within
+from monai_hyper.networks.alignment import align, content, inverse, read_at, stretched, unexplained, voxels, within
 from monai_hyper.synthesis.batch import TaskBatch
 
 
@@ -54,6 +54,16 @@ class Template:
             field: over the template, of any resolution, ``(1, C, d', h', w')``.
         """
         return read_at(field, self.own[shot], self.size)
+
+    @torch.no_grad()
+    def unexplained(self, support: SupportSet) -> float:
+        """What the template leaves of the volumes that it was made of, see
+        :func:`monai_hyper.networks.alignment.unexplained`: the mean over them; the one that it lies on counts too."""
+        left = [
+            unexplained(support.images[k : k + 1, :, :d, :h, :w], self.image, self.own[k])
+            for k, (d, h, w) in enumerate(self.sizes)
+        ]
+        return sum(left) / len(left)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.cascade import CascadeNetwork, cut, find_windows, put, window_of
 from monai_hyper.networks.confidence import agreement, confidence, expected_dice, own_dice
+from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.released import load_model
 from monai_hyper.networks.template import make_template
@@ -97,6 +98,24 @@ def test_organs_are_segmented_in_windows_and_scattered_lesions_are_not(released)
     places = [(10, 10, 8), (38, 34, 30), (10, 34, 30), (38, 10, 8)]
     scattered = released.condition(support_of(places))
     assert isinstance(scattered, ConditionedNetwork) and scattered.expected_dice is not None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shots", [2, 3])
+def test_volumes_that_look_alike_once_aligned_need_no_network_without_alignment(released, monkeypatch, shots):
+    made, generate = [], HyperModel.generate
+
+    def noted(model, support, template=None, local=False):
+        made.append("local" if local else template.aligned)
+        return generate(model, support, template, local)
+
+    monkeypatch.setattr(HyperModel, "generate", noted)
+    alike, noise = support_of([None] * shots), torch.Generator().manual_seed(3)
+    released.condition(alike)
+    assert made == ["local", True]
+    made.clear()
+    released.condition(replace(alike, images=torch.rand(alike.images.shape, generator=noise)))
+    assert made == ["local", True, False]
 
 
 @torch.no_grad()
