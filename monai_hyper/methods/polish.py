@@ -42,8 +42,8 @@ class Polish:
     itself, a new copy in every step.
 
     The whole budget is spent on the volumes that there are. A trial that polishes on half of them, looks at the other
-    half and then decides how far to go was measured and dropped: half of the volumes are learned by heart when all of
-    them are not, so it stops where going on helps (docs/ablations.md, "How long to polish").
+    half and then decides how far to go was measured and dropped: it stopped at once nearly everywhere, where going on
+    helps and where it does not (docs/ablations.md, "How long to polish").
 
     Args:
         model: the trained model, left as it is.
