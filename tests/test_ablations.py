@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from monai_hyper.data.support import SupportSet
+from monai_hyper.networks import readout
 from monai_hyper.networks.alignment import voxels
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel
 from monai_hyper.networks.template import Template
@@ -78,14 +79,15 @@ def logits_of(model: HyperModel, held: Held) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGES if name in RELEASED])
-def test_every_variant_of_the_released_model_segments_otherwise(name, held):
+def test_every_variant_of_the_released_model_segments_otherwise(name, held, monkeypatch):
+    monkeypatch.setattr(readout, "SIZES", (readout.EQUAL,))  # what the learned calibration, a part of it, belongs to
     plain, changed = moved(small()), CHANGES[name](moved(small()))
     for name in plain.younger:
         kept, own = getattr(changed, name), getattr(plain, name)
         assert own.any() and torch.equal(kept, own), "what it learned may not be lost"
     plain, found = logits_of(plain, held), logits_of(changed, held)
     assert found.shape == (1, 2, 16, 16, 16) and bool(torch.isfinite(found).all())
-    assert not torch.allclose(plain, found, atol=1e-5)
+    assert not torch.allclose(plain, found, atol=1e-4)
 
 
 def learned(model: HyperModel, batch: TaskBatch) -> tuple[float, set[str]]:

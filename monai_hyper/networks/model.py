@@ -19,7 +19,7 @@ from monai_hyper.networks.head import RidgeHead
 from monai_hyper.networks.network import ConditionedNetwork, assemble, reader_names
 from monai_hyper.networks.plain import PLAIN, with_plain, with_plain_widths
 from monai_hyper.networks.reading import Reading
-from monai_hyper.networks.readout import ReadOut, Seen
+from monai_hyper.networks.readout import Logits, ReadOut, Seen
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
 from monai_hyper.synthesis.geometry import warped_copy
@@ -155,8 +155,7 @@ class HyperModel(nn.Module):
             return CascadeNetwork(found.finder, local, tuple(network for network, _ in others), found.support)
         here = float((own_dice(local_logits(), found.support, support).nanmean(1) * found.found).nanmean())
         reached = [float(own_dice(logits(), support, support).nanmean(1).nanmean()) for _, logits in others]
-        everywhere = [(dice, network) for dice, (network, _) in zip(reached, others)]
-        dice, best = max(everywhere, key=lambda choice: choice[0])  # the first, where all volumes are empty
+        dice, (best, _) = max(zip(reached, others), key=lambda choice: choice[0])  # the first, where all are empty
         if here >= dice:  # never then: no number is larger than none
             return CascadeNetwork(found.finder, local, (), found.support, here)
         best.expected_dice = None if math.isnan(dice) else dice
@@ -164,7 +163,7 @@ class HyperModel(nn.Module):
 
     def generate(
         self, support: SupportSet, template: Template | None = None, local: bool = False
-    ) -> tuple[ConditionedNetwork, Callable[[], list[tuple[list[int], Tensor]]]]:
+    ) -> tuple[ConditionedNetwork, Callable[[], Logits]]:
         """Generate the network of a task at one scale, and a way to see what it says about its own support.
 
         Args:

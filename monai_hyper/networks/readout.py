@@ -47,7 +47,6 @@ class ReadOut:
         factors: what the grid of every feature scale is coarser by.
         reading: of the support set.
         seen: all its volumes.
-        regions: of all its volumes, by their numbers.
     """
 
     def __init__(
@@ -110,12 +109,14 @@ class ReadOut:
         return [EQUAL] * len(self.support.classes)
 
     def best_sizes(self) -> list[float]:
-        """How much the size of regions should count for every class, see :data:`SIZES`."""
+        """How much the size of regions should count for every class, see :data:`SIZES`; what no volume shows has no
+        choice either."""
         if self.support.shots == 1:
             return self.equal_sizes()
         count = len(self.support.classes)
         dice = [own_dice(self.own_logits([s] * count), self.support, self.support).nanmean(0) for s in SIZES]
-        return [SIZES[int(best)] for best in torch.stack(dice).nan_to_num().argmax(0)]
+        each = torch.stack(dice, 1)
+        return [EQUAL if bool(one.isnan().any()) else SIZES[int(one.argmax())] for one in each]
 
     def _annotated(self) -> Tensor:
         return self.support.annotated.to(self.regions.gram)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_hyper.methods.fitting import Budget
-from monai_hyper.methods.polish import path
+from monai_hyper.methods.polish import polished
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.network import ConditionedNetwork
 from monai_hyper.networks.template import Template, frame_of
@@ -41,7 +41,7 @@ def polished_loss(
         the loss, and the queries' logits ``(Q, N, D, H, W)``.
     """
     network, _ = model.generate(episode.support, template, local)
-    (reached,) = path(model, network, episode.support, [1.0], Budget(steps=steps))
+    reached = polished(model, network, episode.support, Budget(steps=steps))
     places = None if template is None else template.own[episode.support.shots :]
     logits = first_order(model, network, reached)(episode.images, places=places)
     return segmentation_loss(logits[None], episode.labels[None]), logits

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from monai_hyper.methods import polish
 from monai_hyper.methods.fine_tune import FineTune
 from monai_hyper.methods.fitting import Budget
 from monai_hyper.methods.polish import Polish
@@ -81,9 +82,10 @@ def test_scratch_learns_brightness(task):
         assert dice(network(asked.images).argmax(1, keepdim=True), asked.labels) > 0.6
 
 
-def test_no_step_of_polish_is_the_generated_network(model, task, query):
+def test_steps_of_no_size_are_the_generated_network(model, task, query, monkeypatch):
     support = task(2)
-    network = Polish(model, Budget(steps=4)).polished(support, [0])[0]
+    monkeypatch.setattr(polish, "RATE", 0.0)
+    network = Polish(model, Budget(steps=4)).fit(support)
     with torch.no_grad():
         assert_close(network(query), model.condition(support)(query))
 

@@ -7,7 +7,7 @@ import torch
 
 from monai_hyper.methods import polish
 from monai_hyper.methods.fitting import Budget, descend
-from monai_hyper.methods.polish import AVERAGE, RATE, Polish, path, support_loss
+from monai_hyper.methods.polish import AVERAGE, RATE, Polish, polished, support_loss
 
 
 @pytest.fixture
@@ -18,10 +18,6 @@ def shown(monkeypatch):
     return pairs
 
 
-def polished(model, support, shares, steps):
-    return Polish(model, Budget(steps=steps)).polished(support, shares)
-
-
 def local_of(network):
     """The network of windows where there is one."""
     return getattr(network, "local", network)
@@ -29,7 +25,7 @@ def local_of(network):
 
 def test_a_volume_is_shown_the_mask_of_the_others(model, task, shown):
     """Aligned, and never its own: what it is shown of itself is less like its label than its label is."""
-    polished(model, task(2), [1.0], 6)
+    Polish(model, Budget(steps=6)).fit(task(2))
     assert len(shown) == 6
     for prepared, label in shown:
         mask, true = prepared[:, -1:], (label == 1).float()
@@ -38,7 +34,7 @@ def test_a_volume_is_shown_the_mask_of_the_others(model, task, shown):
 
 
 def test_a_single_volume_is_shown_new_copies_of_its_mask(model, task, shown):
-    polished(model, task(1), [1.0], 6)
+    Polish(model, Budget(steps=6)).fit(task(1))
     masks = [prepared[:, -1:] for prepared, _ in shown[:3]]
     assert not torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
     assert all(float((mask - label).abs().max()) > 0.3 for mask, (_, label) in zip(masks, shown))
@@ -46,7 +42,7 @@ def test_a_single_volume_is_shown_new_copies_of_its_mask(model, task, shown):
 
 def test_prior_and_mean_masks_stay_as_generated(model, task):
     support = task(2)
-    start, end = (local_of(network) for network in polished(model, support, [0, 1], 2))
+    start, end = (local_of(n) for n in (model.condition(support), Polish(model, Budget(steps=2)).fit(support)))
     assert {n for n, w in end.weights.items() if torch.equal(w, start.weights[n])} >= {"template", "prior", "masks"}
     changed = [n for n, w in end.weights.items() if not torch.equal(w, start.weights[n])]
     assert any(".body." in name for name in changed) and any(".head." in name for name in changed)
@@ -55,7 +51,7 @@ def test_prior_and_mean_masks_stay_as_generated(model, task):
 def taken(model, network, support, steps):
     """The weights after some steps, always by the same draws."""
     torch.manual_seed(3)
-    return path(model, network, support, [1.0], Budget(steps=steps))[0].weights
+    return polished(model, network, support, Budget(steps=steps)).weights
 
 
 def with_step_sizes(model, values):

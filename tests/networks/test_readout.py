@@ -58,7 +58,13 @@ def test_a_lone_volume_and_training_have_no_choice(fitted):
         assert torch.equal(bias(network), read_out.of_all([EQUAL])[1])
 
 
-def test_volumes_that_show_nothing_choose_as_a_lone_one_does(fitted, make_support):
+def test_a_class_that_no_volume_shows_has_no_choice(fitted):
+    read_out = fitted(2, classes=2)[0]
+    read_out.support.labels[read_out.support.labels == 2] = 0
+    assert read_out.best_sizes()[1] == EQUAL
+
+
+def test_volumes_that_show_nothing_still_give_a_network(make_support):
     empty = make_support(2)
     empty.labels.zero_()
     with torch.no_grad():

@@ -65,7 +65,7 @@ def test_gradients_of_the_start_are_those_of_the_loss_where_the_polish_arrived(m
     task, names = batch.episode(0), list(model.step_sizes())
     with torch.no_grad():
         network, _ = model.eval().generate(task.support, frame_of(batch))
-    (reached,) = polish.path(model, network, task.support, [1.0], polish.Budget(steps=3))
+    reached = polish.polished(model, network, task.support, polish.Budget(steps=3))
     start, end = (
         n.replaced({name: n.weights[name].clone().requires_grad_() for name in names}) for n in (network, reached)
     )
