@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
+
+THIN = 0.05
+"""A voxel of less probability says nothing of an answer: over a whole volume, what is hardly likely anywhere adds up to
+more than a structure."""
 
 
 def dice_curve(probability: Tensor, least: float) -> tuple[Tensor, Tensor]:
@@ -27,15 +32,15 @@ def dice_curve(probability: Tensor, least: float) -> tuple[Tensor, Tensor]:
     return likely, 2 * likely.double().cumsum(0) / (taken + probability.double().sum())
 
 
-def confidence(logits: Tensor) -> float:
+def confidence(logits: Tensor, thin: float = THIN) -> float:
     """The Dice that probabilities expect of themselves, of the best cut, mean over the foreground classes.
 
     Args:
-        logits: ``(1, N, D, H, W)``, background first.
+        logits: ``(1, N, D, H, W)``, background first; thin: what is less probable is not counted.
     """
     found: list[float] = []
     for each in logits.softmax(1)[0, 1:]:
-        _, curve = dice_curve(each, 0.01)
+        _, curve = dice_curve(each[each >= thin], thin)
         found.append(float(curve.max()) if curve.shape[0] > 0 else 0.0)
     return sum(found) / len(found)
 
@@ -67,7 +72,8 @@ def expected_dice(network: Expecting, answers: list[Tensor]) -> float:
 
     Where it is known how well the examples were segmented by each other, before any polish, the mean of that and of
     what the answer expects of itself. A lone volume has no such examples: there what the answer expects of itself
-    counts as far as another network of the same volume agrees.
+    counts as far as another network of the same volume agrees. Two answers that each have a Dice of d, and err apart,
+    agree by about the square of d.
 
     Args:
         answers: logits ``(1, N, D, H, W)``; the answer, then the other one where there is one.
@@ -75,7 +81,7 @@ def expected_dice(network: Expecting, answers: list[Tensor]) -> float:
     own = confidence(answers[0])
     if network.expected_dice is not None:
         return (network.expected_dice + own) / 2
-    return own * agreement(*answers) if len(answers) == 2 else own
+    return own * math.sqrt(agreement(*answers)) if len(answers) == 2 else own
 
 
 def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, whole: SupportSet) -> Tensor:

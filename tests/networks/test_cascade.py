@@ -142,7 +142,7 @@ def test_what_to_expect_of_a_lone_volume_falls_with_disagreement(released):
     assert agreement(one, two) == agreement(two, one) == pytest.approx(0.5, abs=1e-2)
     assert agreement(one, one) == pytest.approx(1)
     assert expected_dice(network, [one, one]) == pytest.approx(confidence(one))
-    assert expected_dice(network, [one, two]) == pytest.approx(confidence(one) * agreement(one, two))
+    assert expected_dice(network, [one, two]) == pytest.approx(confidence(one) * agreement(one, two) ** 0.5)
     assert expected_dice(replace(network, expected_dice=0.6), [one]) == pytest.approx((0.6 + confidence(one)) / 2)
 
 
@@ -162,6 +162,16 @@ def test_confidence_is_the_dice_that_probabilities_expect():
     sure[:, 1], sure[:, 1, :2] = -30, 30
     assert confidence(sure) == pytest.approx(1, abs=1e-4)
     assert confidence(torch.zeros(1, 2, 4, 4, 4)) == pytest.approx(2 / 3, abs=1e-4), "2 * n / 2 over n + n / 2"
+
+
+def test_confidence_is_not_lost_in_a_wide_thin_background():
+    small = torch.full((1, 2, 32, 32, 32), 0.0)
+    small[:, 1], small[:, 1, 8:12, 8:12, 8:12] = -30, 4
+    wide = small.clone()
+    wide[:, 1] = wide[:, 1].clamp(min=-3.5)  # a probability of 0.03, in all ten times the structure's
+    assert confidence(wide) == pytest.approx(confidence(small), abs=1e-6)
+    wide[:, 1] = wide[:, 1].clamp(min=-2)  # of 0.12, which may be missed foreground
+    assert confidence(wide) < 0.5 * confidence(small)
 
 
 def test_own_dice_counts_what_lies_beyond_the_window():
