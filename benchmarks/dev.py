@@ -3,7 +3,8 @@
     python benchmarks/dev.py --data ../shared/data --output runs/benchmark          # fast methods
     python benchmarks/dev.py --data ../shared/data --output runs/benchmark --full   # all methods, fewer cases
 
-What a run that was cut off has finished is not done again. Only the lists ``select`` are used, never ``report``.
+What a run that was cut off has finished is not done again. Only the lists ``select`` are used to choose by; the lists
+``report`` are looked at once, at the end, see ``--split``.
 """
 
 from __future__ import annotations
@@ -123,6 +124,11 @@ def perturbed(part: Part) -> Part:
     return replace(part, name=f"{part.name}-perturbed", perturb_fov=True, group=None)
 
 
+def of_report(parts: list[Part]) -> list[Part]:
+    """The same on the lists ``report``, where there are such lists."""
+    return [replace(part, split="report") for part in parts if part.split is not None]
+
+
 def run_part(part: Part, data: Path, output: Path, weights: Path | None) -> None:
     """Evaluate one part."""
     folder = spinal_cord_contrasts(data, output) if part.folder == CONTRASTS else data / part.folder
@@ -144,13 +150,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--full", action="store_true", help="all methods, on fewer cases")
     parser.add_argument("--only", nargs="+", help="names of parts")
+    parser.add_argument("--split", choices=["select", "report"], default="select",
+                        help="lists of cases; sets without lists are left out of 'report'")  # fmt: skip
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these; others may join later")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    for part in full_parts() if arguments.full else fast_parts():
+    parts = full_parts() if arguments.full else fast_parts()
+    for part in parts if arguments.split == "select" else of_report(parts):
         if not arguments.only or part.name in arguments.only:
             print(part.name, flush=True)
             part = replace(part, methods=tuple(m for m in part.methods if m in (arguments.methods or METHODS)))

@@ -29,7 +29,7 @@ from monai_hyper.data.phantom import CLASSES, phantom_case, write_phantom
 
 KIND, SHOTS = "torso_ct", 4
 SIZE = (512, 512, 300)
-WAYS = {"as generated": ["--polish-seconds", "0"], "polished, as by default": []}
+WAYS = {"as generated": ["--polish-seconds", "0"], "polished": ["--polish-seconds", "20"]}
 
 
 def resampled(index: int, size: tuple[int, ...] | None) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:

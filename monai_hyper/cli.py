@@ -37,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     seg.add_argument("--absent-means", choices=["unannotated", "absent"], default="unannotated",
                      help="what it says that a class does not occur in a support volume")  # fmt: skip
     seg.add_argument("--polish-seconds", type=float,
-                     help="gradient steps on the support set; 0: none; default: 20 on a CPU, 3 on a GPU")  # fmt: skip
+                     help="gradient steps on the support set; 0: none; "
+                     "default: 20 on a CPU, 3 on a GPU, none from four volumes on")  # fmt: skip
     seg.add_argument("--save-network", type=Path, help="folder for the generated network")
     ev = verb("evaluate", "evaluate methods on an annotated folder; goes on where a run was cut off")
     ev.add_argument("--dataset", type=Path, required=True, help="folder with images/ and labels/")

@@ -28,7 +28,7 @@ from monai_hyper.export.nifti import save_label
 from monai_hyper.export.overview import overview
 from monai_hyper.inference.pipeline import modality_warning, read_support
 from monai_hyper.inference.segmenter import Segmenter
-from monai_hyper.methods.polish import polish_seconds as default_seconds
+from monai_hyper.methods.polish import default_seconds
 from monai_hyper.methods.registry import FAST, make_methods
 from monai_hyper.networks.released import RELEASED
 from monai_hyper.transforms.classes import SelectClasses
@@ -93,14 +93,13 @@ def segment(
 
     Args:
         polish_seconds: of gradient steps on the support set after its network is generated; 0: none; default: 20 on a
-            CPU, 3 on a GPU.
+            CPU, 3 on a GPU, none from four volumes on.
 
     Returns:
         the contents of the JSON files.
     """
-    seconds = default_seconds(device) if polish_seconds is None else polish_seconds
-    if not 0 <= seconds < math.inf:
-        raise InputError(f"--polish-seconds is {seconds}; expected a number of seconds, or 0 for no polish.")
+    if polish_seconds is not None and not 0 <= polish_seconds < math.inf:
+        raise InputError(f"--polish-seconds is {polish_seconds}; expected a number of seconds, or 0 for no polish.")
     queries = find_queries(query)
     results = [f"{volume_name(q)}{ending}" for q in queries for ending in (".nii.gz", ".png", ".json")]
     network_files = [save_network / name for name in NETWORK_FILES] if save_network else []
@@ -108,6 +107,7 @@ def segment(
     for path in queries:
         read_header(path)
     support_set, plan = read_support(support, classes=classes, absent_means=absent_means)
+    seconds = default_seconds(device, support_set.shots) if polish_seconds is None else polish_seconds
     segmenter = Segmenter(weights, device, seconds).fit(support_set, plan)
     progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
     if segmenter.expected_dice_ is not None:
@@ -142,6 +142,7 @@ def segment_one(segmenter: Segmenter, path: Path, folder: Path, shots: int, prog
             "generated": segmenter.expected_dice_,
             "this_volume": round(expected, 3),
         },
+        "polish_seconds": segmenter.polish_seconds,
         "seconds": {"generate_network": segmenter.fit_seconds_, "segment": seconds},
         "warnings": [warning] if warning else [],
         "preparation": plan.to_dict(),

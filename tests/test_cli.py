@@ -59,6 +59,14 @@ def test_segment_polishes_and_tells_what_to_expect(support, tmp_path, capsys):
         assert "--polish-seconds" in capsys.readouterr().err and not (tmp_path / "not").exists()
 
 
+def test_segment_polishes_by_default_as_the_number_of_examples_says(support, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_hyper.commands.default_seconds", lambda device, shots: shots / 8)
+    query, output = support / "images" / "0.nii.gz", tmp_path / "out"
+    assert main(["segment", "--support", str(support), "--query", str(query), "--output", str(output)]) == 0
+    shots = len(list((support / "images").iterdir()))
+    assert json.loads((output / "0.json").read_text(encoding="utf-8"))["polish_seconds"] == shots / 8
+
+
 def test_segment_refuses_to_overwrite(support, tmp_path, capsys):
     output = tmp_path / "out"
     output.mkdir()

@@ -51,7 +51,7 @@ class Segmenter:
 
     def __init__(self, weights: str | Path | None = None, device: str = "cpu", polish_seconds: float = 0.0) -> None:
         self.model = load_model(None if weights is None else Path(weights)).to(device)
-        self.device = device
+        self.device, self.polish_seconds = device, polish_seconds
         self.method: Method = (
             Polish(self.model, Budget(seconds=polish_seconds)) if polish_seconds else Hyper(self.model)
         )

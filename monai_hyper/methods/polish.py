@@ -28,9 +28,23 @@ STRENGTH = 0.5
 """Of the random changes of shape. Intensities stay as the model knows them."""
 
 
+ENOUGH = 4
+"""From so many support volumes on, polishing gained nothing on the development benchmark (docs/results.md)."""
+
+
 def polish_seconds(device: str) -> float:
-    """How long to polish where nothing else is asked for, s: 20 on a CPU, 3 on a GPU."""
+    """How long a polish takes, s: 20 on a CPU, 3 on a GPU."""
     return 20.0 if torch.device(device).type == "cpu" else 3.0
+
+
+def default_seconds(device: str, shots: int) -> float:
+    """How long to polish where nothing else is asked for, s: not at all if there are enough support volumes.
+
+    Example:
+        >>> default_seconds("cpu", 3), default_seconds("cpu", 4)
+        (20.0, 0.0)
+    """
+    return polish_seconds(device) if shots < ENOUGH else 0.0
 
 
 class Polish:
