@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from monai_hyper.data.support import SupportSet
 from monai_hyper.methods.fitting import Budget
 from monai_hyper.methods.polish import Polish
-from monai_hyper.networks.cascade import CascadeNetwork, find_windows
 from monai_hyper.networks.context import REGIONS, ContextEncoder, geometry_of, pooled_statistics
 from monai_hyper.networks.functional import shapes_of
 from monai_hyper.networks.generator import HyperNetwork, generator_for
 from monai_hyper.networks.head import Regions, RidgeHead
 from monai_hyper.networks.model import ALIGNED, PRIOR_CHANNELS, HyperModel, working_factor
-from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 from monai_hyper.networks.plain import with_plain_widths
 from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
+from monai_hyper.networks.windows import find_windows
 from monai_hyper.synthesis.geometry import warped_copy
 from monai_hyper.synthesis.plans import FAMILIES
 from monai_hyper.synthesis.sources import Sources

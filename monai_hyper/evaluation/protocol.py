@@ -30,9 +30,8 @@ from monai_hyper.inference.pipeline import (
 )
 from monai_hyper.methods.method import Method
 from monai_hyper.methods.registry import CALIBRATED
-from monai_hyper.networks.cascade import CascadeNetwork
 from monai_hyper.networks.confidence import expected_dice
-from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 from monai_hyper.types import InputError
 
 Network = Callable[[Tensor], Tensor]

@@ -11,9 +11,8 @@ from monai.utils import fall_back_tuple
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.cascade import CascadeNetwork
 from monai_hyper.networks.model import HyperModel
-from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 
 
 class HyperInferer(Inferer):

@@ -16,9 +16,8 @@ from monai_hyper.methods.fitting import Budget
 from monai_hyper.methods.hyper import Hyper
 from monai_hyper.methods.method import Method
 from monai_hyper.methods.polish import Polish
-from monai_hyper.networks.cascade import CascadeNetwork
 from monai_hyper.networks.confidence import expected_dice
-from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 from monai_hyper.networks.released import load_model
 
 

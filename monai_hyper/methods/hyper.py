@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.cascade import CascadeNetwork
 from monai_hyper.networks.model import HyperModel
-from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 
 
 class Hyper:

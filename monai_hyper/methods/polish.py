@@ -10,9 +10,8 @@ from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
 from monai_hyper.methods.fitting import Budget, annotated_loss, descend, random_patch, random_shot
-from monai_hyper.networks.cascade import CascadeNetwork
 from monai_hyper.networks.model import HyperModel
-from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 from monai_hyper.networks.unet import beside
 
 Network = ConditionedNetwork | CascadeNetwork

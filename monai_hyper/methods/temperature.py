@@ -10,8 +10,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.cascade import CascadeNetwork
 from monai_hyper.networks.model import HyperModel
+from monai_hyper.networks.network import CascadeNetwork
 
 _REGION = 7
 """Side of the cube by which the foreground is dilated to where the probabilities are judged, voxels."""

@@ -8,8 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from monai_hyper.data.support import SupportSet
-
 THIN = 0.05
 """A voxel of less probability says nothing of an answer: over a whole volume, what is hardly likely anywhere adds up to
 more than a structure."""
@@ -82,26 +80,3 @@ def expected_dice(network: Expecting, answers: list[Tensor]) -> float:
     if network.expected_dice is not None:
         return (network.expected_dice + own) / 2
     return own * math.sqrt(agreement(*answers)) if len(answers) == 2 else own
-
-
-def own_dice(own_logits: list[tuple[list[int], Tensor]], support: SupportSet, whole: SupportSet) -> Tensor:
-    """How well the volumes of a support set are segmented by the others, ``(K, n)``; not a number for a class that a
-    volume does not show.
-
-    Args:
-        own_logits: shots and leave-one-out logits of their volumes, ``(k, N, d, h, w)``.
-        support: the volumes that the logits belong to.
-        whole: those they were cut out of, or the same: foreground beyond the window is missed.
-    """
-    scores = torch.full((support.shots, len(support.classes)), torch.nan)
-    for (shots, logits), (_, _, labels) in zip(own_logits, support.volumes()):
-        predicted = logits.argmax(1, keepdim=True)
-        for i, shot in enumerate(shots):
-            d, h, w = whole.extents[shot].tolist()
-            true = whole.labels[shot, :, :d, :h, :w]
-            for c in whole.annotated[shot].nonzero()[:, 0].tolist():
-                found, there = predicted[i] == c + 1, true == c + 1
-                if bool(there.any()):
-                    both = float((found & (labels[i] == c + 1)).sum())
-                    scores[shot, c] = 2 * both / float(found.sum() + there.sum())
-    return scores

@@ -10,18 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.data.support import SupportSet, shots_by_size
-from monai_hyper.networks.cascade import CascadeNetwork, find_windows
-from monai_hyper.networks.confidence import own_dice
 from monai_hyper.networks.context import ContextEncoder
 from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.head import RidgeHead
-from monai_hyper.networks.network import ConditionedNetwork, assemble, reader_names
+from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork, assemble, reader_names
 from monai_hyper.networks.plain import PLAIN, with_plain, with_plain_widths
 from monai_hyper.networks.reading import Reading
-from monai_hyper.networks.readout import Logits, ReadOut, Seen
+from monai_hyper.networks.readout import Logits, ReadOut, Seen, own_dice
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
+from monai_hyper.networks.windows import find_windows
 from monai_hyper.synthesis.geometry import warped_copy
 
 PRIOR_CHANNELS = 8

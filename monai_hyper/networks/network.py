@@ -1,13 +1,18 @@
-"""A target network with generated weights."""
+"""Networks with generated weights: image in, logits out."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
+from monai_hyper.data.support import SupportSet
+from monai_hyper.networks.cascade import Cascade, Finder, cut, put
+from monai_hyper.networks.confidence import confidence
 from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.reading import Reading
 from monai_hyper.networks.unet import Target, prepare
@@ -87,6 +92,63 @@ class ConditionedNetwork:
         target = copy.deepcopy(self._target)  # the body is shared with the model that generated the weights
         target.load_state_dict({name: weight.detach() for name, weight in self.weights.items()})
         return target.eval()
+
+
+@dataclass(frozen=True)
+class CascadeNetwork:
+    """What a support set generates at two scales: image in, logits out, see :class:`Cascade`.
+
+    Args:
+        finder: of the window.
+        local: network of windows.
+        others: networks of whole volumes, where the window is not to be trusted; those that are aligned have the
+            finder's template.
+        support: the windows of the support volumes.
+        expected_dice: see :class:`ConditionedNetwork`; None for a lone volume.
+    """
+
+    finder: Finder
+    local: ConditionedNetwork
+    others: tuple[ConditionedNetwork, ...]
+    support: SupportSet
+    expected_dice: float | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the foreground classes."""
+        return self.local.classes
+
+    def __call__(self, query: Tensor, inferer: Callable | None = None) -> Tensor:
+        """Logits ``(B, N, D, H, W)`` of harmonised images ``(B, 1, D, H, W)`` of the whole field of view.
+
+        Args:
+            inferer: how the networks are run over prepared images; default: over the whole of them at once.
+        """
+        return torch.cat([self.answers(image, inferer)[0] for image in query.split(1)])
+
+    def answers(self, image: Tensor, inferer: Callable | None = None) -> list[Tensor]:
+        """The answer to one image, and what another network of the same support set says, where there is one.
+
+        Args:
+            image: ``(1, 1, D, H, W)``.
+
+        Returns:
+            logits ``(1, N, D, H, W)``, once or twice. The other answer comes from a network that aligns, too.
+        """
+        window, places = self.finder(image)
+        within = put(self.local(cut(image, window), inferer), window, list(image.shape[2:]))
+        if not self.others:
+            return [within]
+        explained = self.finder.explains(image, places)
+        asked = [other for other in self.others if other.aligned or not explained]
+        found = [within, *(other(image, inferer, [places]) for other in asked)]
+        best = max(range(len(found)), key=lambda i: confidence(found[i]))
+        return [found[best], found[0 if best == 1 else 1]]
+
+    def materialise(self) -> Cascade:
+        """A plain module that holds the weights and knows nothing of where they came from."""
+        others = [other.materialise() for other in self.others]
+        return Cascade(copy.deepcopy(self.finder), self.local.materialise(), others).eval()
 
 
 def reader_names(body: nn.Module) -> list[str]:

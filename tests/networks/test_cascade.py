@@ -7,12 +7,14 @@ import torch
 from torch.testing import assert_close
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.cascade import CascadeNetwork, cut, find_windows, put, window_of
-from monai_hyper.networks.confidence import agreement, confidence, expected_dice, own_dice
+from monai_hyper.networks.cascade import cut, put, window_of
+from monai_hyper.networks.confidence import agreement, confidence, expected_dice
 from monai_hyper.networks.model import HyperModel
-from monai_hyper.networks.network import ConditionedNetwork
+from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
+from monai_hyper.networks.readout import own_dice
 from monai_hyper.networks.released import load_model
 from monai_hyper.networks.template import make_template
+from monai_hyper.networks.windows import find_windows
 from monai_hyper.synthesis.geometry import warped_copy
 
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from monai_hyper.networks.confidence import own_dice
 from monai_hyper.networks.model import HyperModel
-from monai_hyper.networks.readout import EQUAL, SIZES, ReadOut
+from monai_hyper.networks.readout import EQUAL, SIZES, ReadOut, own_dice
 
 
 @pytest.fixture
