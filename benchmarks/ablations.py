@@ -29,7 +29,6 @@ from monai_hyper.data.folder import read_description
 from monai_hyper.data.support import SupportSet
 from monai_hyper.data.tensors import load_tensors, save_tensors
 from monai_hyper.evaluation.tasks import Reader, binary_tasks, catalogue, draws_of
-from monai_hyper.inference.decision import best_threshold
 from monai_hyper.inference.pipeline import make_plan, modality_of_text, preprocess_pair, support_from_pairs
 from monai_hyper.networks.alignment import align
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, working_factor
@@ -43,6 +42,7 @@ from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.loop import TrainConfig, parameter_groups
 from monai_hyper.training.loss import episode_loss, task_dice
+from monai_hyper.transforms.decision import best_threshold
 
 TASKS = {
     "hippocampus": ("hippocampus_mr", "whole=1+2"),

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from monai.data import MetaTensor
 
-from monai_hyper.data.volumes import SUFFIXES, label_values, read_image, read_label, volume_name
+from monai_hyper.data.labels import label_values
+from monai_hyper.data.volumes import SUFFIXES, read_image, read_label, volume_name
 from monai_hyper.types import MAX_CLASSES, InputError
 
 AbsentMeans = Literal["unannotated", "absent"]

@@ -153,19 +153,6 @@ def read_label(path: str | Path) -> MetaTensor:
     return _volume(array, affine, path)
 
 
-def label_values(label: torch.Tensor) -> list[int]:
-    """Values that occur in a label map of whole numbers from 0 upward, in ascending order.
-
-    Example:
-        >>> label_values(torch.tensor([7, 0, 2, 7]))
-        [0, 2, 7]
-    """
-    flat = label.reshape(-1).long()
-    if int(flat.max()) < 2**16:  # sixty times as fast as sorting them
-        return torch.bincount(flat).nonzero().flatten().tolist()
-    return flat.unique().tolist()
-
-
 def _is_nifti(path: Path) -> bool:
     return not path.is_dir() and path.name.lower().endswith((".nii", ".nii.gz"))
 

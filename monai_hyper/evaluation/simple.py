@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 
 from monai_hyper.data.episodes import draw_episodes
 from monai_hyper.data.folder import Case, ClassTable, annotated_classes, class_table, list_cases, read_pair
-from monai_hyper.data.volumes import label_values
+from monai_hyper.data.labels import label_values
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.inference.pipeline import postprocess, preprocess, read_support
 from monai_hyper.inference.segmenter import Segmenter

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 
 from monai_hyper.data.episodes import Episode, draw_episodes
 from monai_hyper.data.folder import Case, ClassTable, class_table, list_cases, read_pair
-from monai_hyper.data.volumes import label_values
+from monai_hyper.data.labels import label_values
 from monai_hyper.transforms.augment import RandFieldOfViewd
 from monai_hyper.types import InputError
 

@@ -29,10 +29,10 @@ from monai_hyper.data.folder import (
 )
 from monai_hyper.data.support import SupportSet, stack_in_corner
 from monai_hyper.data.volumes import Header, read_header
-from monai_hyper.inference.decision import best_threshold
 from monai_hyper.transforms.classes import SelectClasses
 from monai_hyper.transforms.grid import InvertToGrid, ResampleToGrid
 from monai_hyper.transforms.intensity import HarmoniseIntensity
+from monai_hyper.transforms.labels import LogitsToLabels
 from monai_hyper.types import MAX_SHOTS, MOST_VOLUMES, InputError
 
 Modality = Literal["CT", "MR"]
@@ -303,14 +303,15 @@ def probabilities_on_query_grid(logits: Tensor, plan: Plan, query: MetaTensor) -
     Raises:
         InputError: if the logits do not fit to the plan or the query.
     """
-    return InvertToGrid(plan.spacing)(_probabilities(logits, plan), query)
+    _check_classes(logits, plan)
+    logits = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
+    return InvertToGrid(plan.spacing)(logits.float().softmax(0), query)
 
 
 def postprocess(logits: Tensor, plan: Plan, query: MetaTensor, calibrated: bool = True) -> MetaTensor:
     """Label map on the query's own grid, in the dataset's own values.
 
-    Calibrated probabilities of a single class are cut for the highest expected Dice, see
-    :mod:`monai_hyper.inference.decision`; else the most probable class is taken.
+    See :class:`monai_hyper.transforms.labels.LogitsToLabels`.
 
     Args:
         logits: ``(N, d, h, w)`` on the task grid of the query.
@@ -324,28 +325,15 @@ def postprocess(logits: Tensor, plan: Plan, query: MetaTensor, calibrated: bool 
     Raises:
         InputError: if the logits do not fit to the plan or the query.
     """
-    invert = InvertToGrid(plan.spacing)
-    probabilities = _probabilities(logits, plan)
-    if calibrated and len(probabilities) == 2:
-        threshold = best_threshold(probabilities[1])
-        probabilities[1] *= (1 - threshold) / threshold  # the odds at which it wins over the background
-    background, *others = probabilities
-    best = invert(background[None], query).as_tensor()
-    result = torch.zeros(best.shape, dtype=torch.int64, device=best.device)
-    for value, score in zip(plan.values, others):  # class by class: all at once would fill the memory
-        on_grid = invert(score[None], query).as_tensor()
-        result.masked_fill_(on_grid > best, value)
-        torch.maximum(best, on_grid, out=best)
-    return MetaTensor(result, affine=query.affine.clone())
+    _check_classes(logits, plan)
+    return LogitsToLabels(plan.spacing, plan.values, calibrated)(logits, query)
 
 
-def _probabilities(logits: Tensor, plan: Plan) -> Tensor:
+def _check_classes(logits: Tensor, plan: Plan) -> None:
     if logits.ndim != 4 or logits.shape[0] != len(plan.classes) + 1:
         raise InputError(
             f"logits are {tuple(logits.shape)}; expected ({len(plan.classes) + 1}, d, h, w) for {plan.classes}."
         )
-    logits = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
-    return logits.float().softmax(0)
 
 
 def modality_warning(query: MetaTensor, plan: Plan) -> str | None:

@@ -8,26 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from monai_hyper.transforms.decision import dice_curve
+
 THIN = 0.05
 """A voxel of less probability says nothing of an answer: over a whole volume, what is hardly likely anywhere adds up to
 more than a structure."""
-
-
-def dice_curve(probability: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """The Dice to be expected of taking the n most probable voxels, for every n.
-
-    Approximated by twice the mass of those voxels over n plus the mass of all.
-
-    Args:
-        probability: of one class against everything else, any shape.
-        least: voxels of less probability are never taken.
-
-    Returns:
-        probabilities in falling order, and the expected Dice, ``(n,)`` float64.
-    """
-    likely = probability[probability >= least].flatten().sort(descending=True).values
-    taken = torch.arange(1, likely.shape[0] + 1, device=likely.device)
-    return likely, 2 * likely.double().cumsum(0) / (taken + probability.double().sum())
 
 
 def confidence(logits: Tensor, thin: float = THIN) -> float:

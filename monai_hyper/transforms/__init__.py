@@ -9,12 +9,15 @@ from monai_hyper.transforms.augment import (
 from monai_hyper.transforms.classes import RenameClasses, RenameClassesd, SelectClasses, SelectClassesd
 from monai_hyper.transforms.grid import InvertToGrid, InvertToGridd, ResampleToGrid, ResampleToGridd
 from monai_hyper.transforms.intensity import HarmoniseIntensity, HarmoniseIntensityd, harmonise_ct, harmonise_mr
+from monai_hyper.transforms.labels import LogitsToLabels, LogitsToLabelsd
 
 __all__ = [
     "HarmoniseIntensity",
     "HarmoniseIntensityd",
     "InvertToGrid",
     "InvertToGridd",
+    "LogitsToLabels",
+    "LogitsToLabelsd",
     "RandFieldOfView",
     "RandFieldOfViewd",
     "RandSupportAugment",

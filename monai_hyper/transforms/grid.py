@@ -19,7 +19,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from monai_hyper.data.volumes import label_values
+from monai_hyper.data.labels import label_values
 from monai_hyper.types import InputError
 
 Mode = Literal["image", "label"]

@@ -10,7 +10,8 @@ import SimpleITK as sitk
 import torch
 
 from monai_hyper.data import volumes
-from monai_hyper.data.volumes import label_values, read_header, read_image, read_label, volume_name
+from monai_hyper.data.labels import label_values
+from monai_hyper.data.volumes import read_header, read_image, read_label, volume_name
 from monai_hyper.types import InputError
 
 AFFINE = np.array([[0.0, 0.0, 3.0, -20.0], [-1.5, 0.0, 0.0, 31.0], [0.0, 2.0, 0.0, 7.0], [0.0, 0.0, 0.0, 1.0]])

@@ -14,7 +14,6 @@ from torch.testing import assert_close
 
 from monai_hyper.data.folder import ClassTable, list_cases, read_pair
 from monai_hyper.data.volumes import Header
-from monai_hyper.inference.decision import best_threshold
 from monai_hyper.inference.pipeline import (
     Plan,
     make_plan,
@@ -29,6 +28,7 @@ from monai_hyper.inference.pipeline import (
     support_from_pairs,
     working_spacing,
 )
+from monai_hyper.transforms.decision import best_threshold
 from monai_hyper.types import InputError
 
 TABLE = ClassTable((2, 7), ("liver", "tumour"))

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from monai_hyper.inference.decision import LOWEST, best_threshold
+from monai_hyper.transforms.decision import LOWEST, best_threshold
 
 
 def expected_dice(probability: torch.Tensor, chosen: torch.Tensor) -> float:
