@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
-from monai.utils import fall_back_tuple
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
+from monai_hyper.inference.windowed import over_windows
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 
@@ -51,12 +50,6 @@ class HyperInferer(Inferer):
         """
         if self._network is None:  # here, because the checkpoint is loaded by now; once, a query must not pay for K
             self._network = network.condition(self.support.to(inputs.device))
-        return self._network(inputs, lambda prepared, apply: self._run(prepared, apply, *args, **kwargs))
-
-    def _run(self, prepared: Tensor, apply: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Windows no larger than what they are cut from: padding would change what the network sees."""
-        window = getattr(self.inferer, "roi_size", None)
-        sides = () if window is None else fall_back_tuple(window, prepared.shape[2:])
-        if window is not None and all(side >= n for side, n in zip(sides, prepared.shape[2:])):
-            return apply(prepared)
-        return self.inferer(prepared, apply, *args, **kwargs)
+        return self._network(
+            inputs, lambda prepared, apply: over_windows(self.inferer, apply, prepared, *args, **kwargs)
+        )

@@ -112,11 +112,15 @@ class Reader(nn.Module):
     Args:
         body: features of image and prior, such as :class:`UNetBody`.
         classes: number of foreground classes.
+
+    Attributes:
+        run: how to run over prepared images, called with :meth:`read` and them; None: over the whole of them at once.
+            TorchScript knows of no other way.
     """
 
     def __init__(self, body: nn.Module, classes: int) -> None:
         super().__init__()
-        self.body, self.classes = body, classes
+        self.body, self.classes, self.run = body, classes, None
         self.factors = list(body.factors)
         self.head = nn.ModuleList(nn.Conv3d(width, classes, 1, bias=False) for width in with_plain_widths(body.widths))
         self.mask_head = nn.Conv3d(classes, classes, 1)
@@ -129,6 +133,13 @@ class Reader(nn.Module):
         Returns:
             logits, background first, ``(B, n + 1, D, H, W)``; the background's are zero.
         """
+        if not torch.jit.is_scripting():
+            if self.run is not None:
+                return self.run(self.read, prepared)
+        return self.read(prepared)
+
+    def read(self, prepared: Tensor) -> Tensor:
+        """What :meth:`forward` does, for windows of prepared images too."""
         inputs = prepared.shape[1] - self.classes
         features = with_plain(self.body(prepared[:, :inputs]), prepared[:, :inputs])
         logits = self.mask_head(prepared[:, inputs:])
