@@ -34,12 +34,19 @@ def parser() -> argparse.ArgumentParser:
     seg = verb("segment", "segment volumes after the example of a folder of annotated ones")
     seg.add_argument("--support", type=Path, required=True, help="folder with images/ and labels/, 1 to 16 volumes")
     seg.add_argument("--query", type=Path, required=True, help="volume, or folder of volumes")
-    seg.add_argument("--absent-means", choices=["unannotated", "absent"], default="unannotated",
-                     help="what it says that a class does not occur in a support volume")  # fmt: skip
-    seg.add_argument("--polish-seconds", type=float,
-                     help="gradient steps on the support set; 0: none; "
-                     "default: 20 on a CPU, 3 on a GPU, none from four volumes on")  # fmt: skip
     seg.add_argument("--save-network", type=Path, help="folder for the generated network")
+    ad = verb(
+        "adapt", "write the network of a folder of annotated volumes as a MONAI bundle that runs without this package"
+    )
+    ad.add_argument("--support", type=Path, required=True, help="folder with images/ and labels/, 1 to 16 volumes")
+    ad.add_argument("--name", help="of the bundle, for people; default: what it segments")
+    ad.add_argument("--polish", type=int, metavar="N", help="gradient steps on the support set")
+    for added in (seg, ad):
+        added.add_argument("--absent-means", choices=["unannotated", "absent"], default="unannotated",
+                           help="what it says that a class does not occur in a support volume")  # fmt: skip
+        added.add_argument("--polish-seconds", type=float,
+                           help="gradient steps on the support set; 0: none; "
+                           "default: 20 on a CPU, 3 on a GPU, none from four volumes on")  # fmt: skip
     ev = verb("evaluate", "evaluate methods on an annotated folder; goes on where a run was cut off")
     ev.add_argument("--dataset", type=Path, required=True, help="folder with images/ and labels/")
     ev.add_argument("--methods", type=names, default=["hyper", "mean-mask"], metavar="A,B", help="methods to compare")
@@ -63,15 +70,18 @@ def parser() -> argparse.ArgumentParser:
     be.add_argument("--repeats", type=int, default=5)
     be.add_argument("--weights", type=Path, help="weights of the model; default: the released ones")
     be.add_argument("--device", default="cpu", help="cpu or cuda")
+    ad.add_argument("--output", type=Path, required=True, help="folder of the bundle, which must not exist")
     for added in (seg, ev):
         added.add_argument("--output", type=Path, required=True, help="folder for the results")
+    for added in (seg, ad, ev):
         added.add_argument("--classes", nargs="+", help="names or values of the classes; default: all")
         added.add_argument("--weights", type=Path, help="weights of the model; default: the released ones")
     demo = verb("demo", "segment scans after four annotated examples and show it")
     demo.add_argument("--data", help="labelled folder, or msd:TASK to download; default: a digital phantom")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for pictures and page")
-    for added in (seg, ev, demo):
+    for added in (seg, ad, ev, demo):
         added.add_argument("--device", default="cpu", help="cpu or cuda")
+    for added in (seg, ev, demo):
         added.add_argument("--overwrite", action="store_true", help="replace existing results")
     tr = verb("train", "meta-train the model or a baseline; goes on where a run was cut off")
     tr.add_argument("--method", choices=["hyper", "maml", "imaml", "universeg"],

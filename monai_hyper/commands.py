@@ -18,12 +18,13 @@ from monai.data import MetaTensor
 from safetensors.torch import save_file
 
 import monai_hyper
-from monai_hyper.data.folder import AbsentMeans
+from monai_hyper.data.folder import AbsentMeans, list_cases
 from monai_hyper.data.tensors import load_tensors
 from monai_hyper.data.volumes import SUFFIXES, read_header, read_image, volume_name
 from monai_hyper.evaluation.bench import bench as time_methods
 from monai_hyper.evaluation.protocol import Protocol
 from monai_hyper.evaluation.run import clear, evaluate_folder, table_of
+from monai_hyper.export.deploy import provenance, refuse_folder, write_bundle
 from monai_hyper.export.nifti import save_label
 from monai_hyper.export.overview import overview
 from monai_hyper.inference.pipeline import modality_warning, read_support
@@ -98,8 +99,7 @@ def segment(
     Returns:
         the contents of the JSON files.
     """
-    if polish_seconds is not None and not 0 <= polish_seconds < math.inf:
-        raise InputError(f"--polish-seconds is {polish_seconds}; expected a number of seconds, or 0 for no polish.")
+    check_polish(None, polish_seconds)
     queries = find_queries(query)
     results = [f"{volume_name(q)}{ending}" for q in queries for ending in (".nii.gz", ".png", ".json")]
     network_files = [save_network / name for name in NETWORK_FILES] if save_network else []
@@ -107,7 +107,7 @@ def segment(
     for path in queries:
         read_header(path)
     support_set, plan = read_support(support, classes=classes, absent_means=absent_means)
-    seconds = default_seconds(device, support_set.shots) if polish_seconds is None else polish_seconds
+    seconds = polish_time(None, polish_seconds, device, support_set.shots)
     segmenter = Segmenter(weights, device, seconds).fit(support_set, plan)
     progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
     if segmenter.expected_dice_ is not None:
@@ -158,6 +158,63 @@ def volumes_ml(label: MetaTensor, classes: Sequence[str], values: Sequence[int])
     """Volume of every class in ml."""
     voxel = float(label.affine[:3, :3].det().abs()) / 1000
     return {name: round(int((label == value).sum()) * voxel, 4) for name, value in zip(classes, values)}
+
+
+def adapt(
+    support: Path,
+    output: Path,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    absent_means: AbsentMeans = "unannotated",
+    weights: Path | None = None,
+    device: str = "cpu",
+    polish: int | None = None,
+    polish_seconds: float | None = None,
+    progress: Report = print,
+) -> dict:
+    """Generate the network of a folder of annotated volumes, and write it as a MONAI bundle, see :func:`write_bundle`.
+
+    Args:
+        output: folder of the bundle, which must not exist.
+        name: of the bundle, for people; default: what it segments.
+        polish: number of gradient steps; or polish_seconds: see :func:`segment`.
+
+    Returns:
+        folder, classes and expected Dice.
+
+    Raises:
+        InputError: for defects of the support set, and if the folder exists.
+    """
+    refuse_folder(output)
+    check_polish(polish, polish_seconds)
+    support_set, plan = read_support(support, classes=classes, absent_means=absent_means)
+    seconds = polish_time(polish, polish_seconds, device, support_set.shots)
+    segmenter = Segmenter(weights, device, seconds, polish or 0).fit(support_set, plan)
+    progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
+    how = {"steps": polish} if polish else {"seconds": seconds} if seconds else None
+    origin = provenance(segmenter, list_cases(support), weights or RELEASED, how)
+    write_bundle(segmenter, output, name or f"{' '.join(plan.classes)} on {plan.modality}", origin, versions())
+    return {"bundle": str(output), "classes": list(plan.classes), "expected_dice": segmenter.expected_dice_}
+
+
+def check_polish(steps: int | None, seconds: float | None) -> None:
+    """
+    Raises:
+        InputError: if there is no such polish, or both are given.
+    """
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise InputError(f"--polish-seconds is {seconds}; expected a number of seconds, or 0 for no polish.")
+    if steps is not None and steps < 0:
+        raise InputError(f"--polish is {steps}; expected a number of gradient steps, or 0 for no polish.")
+    if steps is not None and seconds is not None:
+        raise InputError(f"found both --polish {steps} and --polish-seconds {seconds}; expected one of them.")
+
+
+def polish_time(steps: int | None, seconds: float | None, device: str, shots: int) -> float:
+    """Seconds of a polish: as asked for, by default see :func:`default_seconds`; 0 where steps are counted."""
+    if steps is not None:
+        return 0.0
+    return default_seconds(device, shots) if seconds is None else seconds
 
 
 NETWORK_FILES = ("network.ts", "network.safetensors", "plan.json")

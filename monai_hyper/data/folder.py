@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,13 +166,19 @@ def class_table(folder: str | Path, cases: Sequence[Case], classes: Sequence[str
         classes: choose these, by name or by value, in this order; None takes all.
 
     Raises:
-        InputError: for no class at all, an unknown one, or more than 8.
+        InputError: for no class at all, an unknown one, two of one name, or more than 8.
     """
     named = _named_labels(read_description(folder).get("labels"))
     if named is None:
         labels = [read_label(case.label) for case in cases if case.label is not None]
         values = sorted({value for label in labels for value in label_values(label) if value})
         named = {value: f"class_{value}" for value in values}
+    twice = sorted(name for name, count in Counter(named.values()).items() if count > 1)
+    if twice:
+        values = ", ".join(str(value) for value, name in named.items() if name == twice[0])
+        raise InputError(
+            f"{Path(folder) / 'dataset.json'}: the values {values} are all called '{twice[0]}'; give each its own name."
+        )
     if not named:
         raise InputError(f"{folder}: the masks of all {len(cases)} cases are empty. Annotate at least one volume.")
     if classes is None:
@@ -195,8 +202,7 @@ def _named_labels(labels: object) -> dict[int, str] | None:
         named = {value: name for name, value in labels.items()}
     else:
         return None
-    named = {value: name for value, name in sorted(named.items()) if value > 0}
-    return named if len(set(named.values())) == len(named) else None
+    return {value: name for value, name in sorted(named.items()) if value > 0}
 
 
 def read_pair(case: Case) -> tuple[MetaTensor, MetaTensor]:

@@ -27,8 +27,8 @@ class Segmenter:
     Args:
         weights: file of the model's weights; default: the released ones.
         device: where to compute, such as "cpu" or "cuda".
-        polish_seconds: of gradient steps on the support set, s, see :class:`monai_hyper.methods.polish.Polish`; with 0
-            the network stays as it was generated.
+        polish_seconds: of gradient steps on the support set, s, see :class:`monai_hyper.methods.polish.Polish`; or
+        polish_steps: how many of them. With 0 of both the network stays as it was generated.
 
     Attributes:
         network_: the generated network, after :meth:`fit`.
@@ -48,12 +48,18 @@ class Segmenter:
         True
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "cpu", polish_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        device: str = "cpu",
+        polish_seconds: float = 0.0,
+        polish_steps: int = 0,
+    ) -> None:
         self.model = load_model(None if weights is None else Path(weights)).to(device)
         self.device, self.polish_seconds = device, polish_seconds
-        self.method: Method = (
-            Polish(self.model, Budget(seconds=polish_seconds)) if polish_seconds else Hyper(self.model)
-        )
+        asked = polish_seconds or polish_steps
+        budget = Budget(steps=polish_steps or None, seconds=polish_seconds or None) if asked else None
+        self.method: Method = Polish(self.model, budget) if budget else Hyper(self.model)
 
     def fit(self, support: str | Path | SupportSet, plan: Plan | None = None) -> Segmenter:
         """Generate the network of a task.

@@ -1,0 +1,205 @@
+"""Write a generated network as an ordinary MONAI bundle, which runs without this package and without the examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+import monai_hyper
+from monai_hyper.data.folder import Case
+from monai_hyper.export.model_card import model_card
+from monai_hyper.inference.pipeline import Plan
+from monai_hyper.inference.segmenter import Segmenter
+from monai_hyper.networks.rebuild import describe
+from monai_hyper.types import InputError
+
+PACKAGE = Path(monai_hyper.__file__).parent
+TEXTS = PACKAGE / "configs" / "bundle"
+
+IGNITE = "0.5.5"
+"""Version of pytorch-ignite, which MONAI's evaluators want and this package does not."""
+
+SCRIPTS = (
+    "types", "data/coarse", "data/labels", "networks/functional", "networks/alignment", "networks/plain",
+    "networks/unet", "networks/confidence", "networks/cascade", "networks/rebuild", "transforms/decision",
+    "transforms/grid", "transforms/intensity", "transforms/labels", "inference/windowed",
+)  # fmt: skip
+"""Modules that a generated network and its transforms consist of; they import nothing else of the package."""
+
+
+def refuse_folder(folder: Path) -> None:
+    """
+    Raises:
+        InputError: if it exists.
+    """
+    if folder.exists():
+        raise InputError(f"{folder}: exists already. Choose another --output, or move it away.")
+
+
+def write_bundle(segmenter: Segmenter, folder: Path, name: str, origin: dict, versions: dict[str, str]) -> Path:
+    """Write the bundle beside its place and rename it, so that a bundle that is there is whole.
+
+    Args:
+        segmenter: after :meth:`Segmenter.fit`.
+        folder: of the bundle, which must not exist; name: of the bundle, for people.
+        origin: see :func:`provenance`; versions: of what the network depends on.
+
+    Raises:
+        InputError: if ``folder`` exists.
+    """
+    refuse_folder(folder)
+    network = segmenter.network_.materialise().cpu()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as beside:
+        root = Path(beside) / folder.name
+        metadata = metadata_of(name, segmenter.plan_, versions, origin)
+        write_texts(root, metadata, inference_of(network, segmenter.plan_))
+        write_scripts(root / "scripts")
+        write_network(network, root / "models")
+        os.replace(root, folder)
+    return folder
+
+
+def write_network(network: nn.Module, folder: Path) -> None:
+    """Write ``model.pt``, a bare ``state_dict``, and ``model.ts``, TorchScript."""
+    folder.mkdir(parents=True)
+    torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, folder / "model.pt")
+    torch.jit.script(network).save(str(folder / "model.ts"))
+
+
+def write_texts(root: Path, metadata: dict, inference: dict) -> None:
+    """Write configuration, model card and licence."""
+    for part in ("configs", "docs"):
+        (root / part).mkdir(parents=True)
+    for path, content in (("metadata", metadata), ("inference", inference)):
+        (root / "configs" / f"{path}.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    (root / "docs" / "README.md").write_text(model_card(metadata), encoding="utf-8")
+    for file in ("configs/logging.conf", "LICENSE"):
+        shutil.copy(TEXTS / Path(file).name, root / file)
+
+
+def write_scripts(folder: Path) -> None:
+    """Copy the modules that the network needs, under another name, so that they never meet an installed package."""
+    for module in SCRIPTS:
+        path = folder / f"{module}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+        path.write_text(text.replace("monai_hyper.", "scripts."), encoding="utf-8")
+    for part in [folder, *(each for each in folder.iterdir() if each.is_dir())]:
+        (part / "__init__.py").write_text(f'"""Of monai_hyper {monai_hyper.__version__}."""\n', encoding="utf-8")
+
+
+def provenance(segmenter: Segmenter, cases: Sequence[Case], weights: Path, polish: dict | None) -> dict:
+    """Where a network came from, without a name of file or patient.
+
+    Args:
+        segmenter: after :meth:`Segmenter.fit`; cases: what it was fitted to.
+        weights: of the hypernetwork; polish: "seconds" or "steps" of it and their number, None for no polish.
+    """
+    return {
+        "date": date.today().isoformat(),
+        "support": [{"image": digest(case.image), "label": digest(case.label)} for case in cases],
+        "expected_dice": segmenter.expected_dice_,
+        "polish": polish,
+        "hypernetwork": digest(weights),
+        "monai_hyper": monai_hyper.__version__,
+    }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder in the order of their names."""
+    found = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file()):
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def inference_of(network: nn.Module, plan: Plan) -> dict:
+    """``configs/inference.json``."""
+    resample = {"_target_": "scripts.transforms.grid.ResampleToGridd", "keys": "image", "spacing": plan.spacing}
+    harmonise = {"_target_": "scripts.transforms.intensity.HarmoniseIntensityd", "keys": "image"}
+    harmonise |= {"modality": plan.modality, "window": list(plan.window) if plan.window else None}
+    to_labels = {"_target_": "scripts.transforms.labels.LogitsToLabelsd", "keys": "pred", "query": "query"}
+    to_labels |= {"spacing": plan.spacing, "values": list(plan.values)}
+    save = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "seg"}
+    save |= {"output_dtype": "$torch.int32", "resample": False, "separate_folder": False, "print_log": False}
+    load = [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "CopyItemsd", "keys": "image", "names": "query"},
+    ]
+    return {
+        "imports": ["$import glob", "$import os", "$import torch"],
+        "bundle_root": ".",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "dataset_dir": "$@bundle_root + '/query'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "roi_size": None,
+        "amp": False,
+        "datalist": "$[{'image': path} for path in ([@dataset_dir] if os.path.isfile(@dataset_dir) else "
+        "sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*'))))]",
+        "network_def": {"_target_": "scripts.networks.rebuild.build", **describe(network)},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": [*load, resample, harmonise]},
+        "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
+        "inferer": {"_target_": "scripts.inference.windowed.WindowedInferer", "roi_size": "@roi_size", "amp": "@amp"},
+        "postprocessing": {"_target_": "Compose", "transforms": [to_labels, save]},
+        "checkpoint": "$@bundle_root + '/models/model.pt'",
+        "handlers": [
+            {"_target_": "CheckpointLoader", "load_path": "@checkpoint", "load_dict": {"model": "@network"}},
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def metadata_of(name: str, plan: Plan, versions: dict[str, str], origin: dict) -> dict:
+    """``configs/metadata.json``, with where the network came from."""
+    channels = {str(i): each for i, each in enumerate(("background", *plan.classes))}
+    values = {"0": "background"} | {str(value): each for value, each in zip(plan.values, plan.classes)}
+    shape = {"spatial_shape": ["16*n", "16*n", "16*n"], "dtype": "float32", "value_range": [], "is_patch_data": False}
+    image = {"type": "image", "format": "magnitude", "modality": plan.modality, "num_channels": 1, **shape}
+    pred = {"type": "image", "format": "segmentation", "num_channels": len(channels), **shape}
+    return {
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "generated"},
+        "monai_version": versions["monai"],
+        "pytorch_version": versions["torch"],
+        "numpy_version": versions["numpy"],
+        "required_packages_version": {"nibabel": versions["nibabel"], "pytorch-ignite": IGNITE},
+        "name": name,
+        "task": f"Segmentation of {', '.join(plan.classes)} on {plan.modality}",
+        "description": "A plain 3D segmentation network whose weights a hypernetwork generated from annotated volumes.",
+        "authors": "generated by monai_hyper",
+        "copyright": "see LICENSE; the rights in the annotated volumes stay with their owners",
+        "data_type": "nibabel",
+        "image_classes": f"single channel {plan.modality} volume",
+        "label_classes": values,
+        "pred_classes": values,
+        "intended_use": "Research only, not for clinical use",
+        "references": ["Ha, D. et al., HyperNetworks, 2016, https://arxiv.org/abs/1609.09106"],
+        "network_data_format": {
+            "inputs": {"image": {**image, "channel_def": {"0": "image"}}},
+            "outputs": {"pred": {**pred, "channel_def": channels}},
+        },
+        "preparation": plan.to_dict(),
+        "provenance": origin,
+    }

@@ -1,0 +1,78 @@
+"""The README of a bundle that was generated."""
+
+from __future__ import annotations
+
+CARD = """# {name}
+
+{task}. A plain 3D segmentation network, whose weights
+a hypernetwork generated from {shots} annotated volume{s} on {date} with monai_hyper {monai_hyper}{polish}.
+It needs neither that package nor the annotated volumes.
+
+**Research only. Not a medical device, not for clinical use. Look at every result.**
+
+## Use
+In this folder, with `monai`, `torch`, `nibabel`, `pytorch-ignite` and `fire` installed:
+```
+python -m monai.bundle run --config_file configs/inference.json --meta_file configs/metadata.json \\
+    --dataset_dir scans --output_dir results
+```
+`dataset_dir` is a NIfTI file or a folder of them; `results` gets one label map NAME_seg.nii.gz each, on the scan's own
+grid.
+
+| Value | Class |
+|---|---|
+{classes}
+
+| Key of `inference.json` | Means | Default |
+|---|---|---|
+| `dataset_dir` | scan, or folder of scans | `query` in the bundle |
+| `output_dir` | folder for the label maps | `eval` in the bundle |
+| `device` | where to compute | the GPU if there is one |
+| `roi_size` | sides of the windows that the network reads, in voxels of its grid | none: all at once |
+| `amp` | whether the network may read in low precision | false |
+
+Whatever `roi_size` and `amp` say, what is expected where is found in the whole scan and in float32.
+
+`models/model.pt` holds the weights, `models/model.ts` the same network as TorchScript. A scan on a grid of
+{spacing:g} mm, in the orientation RAS, with intensities as `configs/inference.json` prepares them, goes in as
+`(1, 1, D, H, W)`, and logits `(1, {channels}, D, H, W)` on that grid come out.
+
+## Data
+{shots} {modality} volume{s}, known by the SHA-256 of their files in `configs/metadata.json`: the examples are not part
+of this bundle. The hypernetwork itself was trained on other data, see the documentation of monai_hyper.
+
+## Performance
+{expected}
+
+## Limits
+- Scans should show about the region that the examples showed, in the same modality and of like quality.
+- Details finer than {spacing:g} mm are lost, in large scans coarser ones too.
+- Nothing tells whether a scan differs from the examples. Judge the network on annotated scans of your own before you
+  rely on it.
+"""
+
+FROM_EXAMPLES = """The examples segmented each other with a Dice of {:.2f} in the mean, each by a network of the
+others that was not polished. That is an estimate from the examples, not a test."""
+
+FROM_ONE = "One example cannot be checked against another: nothing is known of it."
+
+
+def model_card(metadata: dict) -> str:
+    """The README in Markdown, from what ``configs/metadata.json`` says."""
+    origin, plan = metadata["provenance"], metadata["preparation"]
+    shots, expected, polish = len(origin["support"]), origin["expected_dice"], origin["polish"]
+    classes = "\n".join(f"| {value} | {name} |" for value, name in metadata["pred_classes"].items())
+    return CARD.format(
+        name=metadata["name"],
+        task=metadata["task"],
+        shots=shots,
+        s="" if shots == 1 else "s",
+        date=origin["date"],
+        monai_hyper=origin["monai_hyper"],
+        polish="" if polish is None else ", then refined by {} {} of gradient steps".format(*reversed(*polish.items())),
+        classes=classes,
+        channels=len(metadata["pred_classes"]),
+        spacing=plan["spacing"],
+        modality=plan["modality"],
+        expected=FROM_ONE if expected is None else FROM_EXAMPLES.format(expected),
+    )
