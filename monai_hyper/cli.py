@@ -47,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("--polish-seconds", type=float,
                            help="gradient steps on the support set; 0: none; "
                            "default: 20 on a CPU, 3 on a GPU, none from four volumes on")  # fmt: skip
+    ve = verb("verify", "run the checks of a MONAI bundle; a bundle is a program, verify none that you would not run")
+    ve.add_argument("bundle", type=Path)
     ev = verb("evaluate", "evaluate methods on an annotated folder; goes on where a run was cut off")
     ev.add_argument("--dataset", type=Path, required=True, help="folder with images/ and labels/")
     ev.add_argument("--methods", type=names, default=["hyper", "mean-mask"], metavar="A,B", help="methods to compare")

@@ -197,6 +197,23 @@ def adapt(
     return {"bundle": str(output), "classes": list(plan.classes), "expected_dice": segmenter.expected_dice_}
 
 
+def verify(bundle: Path, progress: Report = print) -> list[dict]:
+    """Run the checks of a bundle that :func:`monai_hyper.export.verify.verify_bundle` lists.
+
+    Raises:
+        InputError: if a check fails; the others have run.
+    """
+    from monai_hyper.export.verify import verify_bundle
+
+    rows = verify_bundle(bundle)
+    failed = [row for row in rows if row["result"] == "failed"]
+    if failed:
+        for row in rows:
+            progress(f"{row['result']:>8}  {row['check']}: {row['detail']}")
+        raise InputError(f"{bundle}: {len(failed)} of {len(rows)} checks failed, see above.")
+    return rows
+
+
 def check_polish(steps: int | None, seconds: float | None) -> None:
     """
     Raises:
