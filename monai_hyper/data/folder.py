@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -131,6 +131,30 @@ def list_cases(folder: str | Path, split: str | None = None, need_labels: bool =
         )
         for name in names
     ]
+
+
+def cases_of(pairs: Sequence[Mapping[str, str | Path]]) -> list[Case]:
+    """Cases that are listed one by one, as in the data lists of MONAI.
+
+    Args:
+        pairs: paths of "image" and "label" of each.
+
+    Raises:
+        InputError: for an entry without them, a file that is not there, and for two volumes of one name.
+    """
+    found: dict[str, Case] = {}
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, Mapping) or not {"image", "label"} <= pair.keys():
+            raise InputError(f"entry {index} of the support set is {pair}; expected paths of 'image' and 'label'.")
+        image, label = Path(pair["image"]), Path(pair["label"])
+        for path in (image, label):
+            if not path.exists():
+                raise InputError(f"{path}: no such volume; expected a file, or a folder of one DICOM series.")
+        name = volume_name(image)
+        if name in found:
+            raise InputError(f"two volumes of the support set are called '{name}'; expected every name once.")
+        found[name] = Case(name, image, label, name)
+    return list(found.values())
 
 
 def _volumes(folder: Path) -> dict[str, Path]:

@@ -7,7 +7,7 @@ inverted exactly: the result lies on the query's own grid.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from monai_hyper.data.folder import (
     Case,
     ClassTable,
     annotated_classes,
+    cases_of,
     class_table,
     list_cases,
     read_description,
@@ -209,7 +210,7 @@ def preprocess_pair(image: MetaTensor, label: MetaTensor, plan: Plan) -> Pair:
 
 
 def read_support(
-    folder: str | Path,
+    folder: str | Path | Sequence[Mapping],
     plan: Plan | None = None,
     *,
     cases: Sequence[Case] | None = None,
@@ -219,7 +220,8 @@ def read_support(
     """Read a folder of annotated volumes as the support set of one task.
 
     Args:
-        folder: see :func:`monai_hyper.data.folder.list_cases`.
+        folder: see :func:`monai_hyper.data.folder.list_cases`; or the volumes one by one, see
+            :func:`monai_hyper.data.folder.cases_of`.
         plan: prepare by this plan; None makes one from the support.
         cases: take only these of the folder; None takes all of it.
         classes: choose these classes, by name or value; None takes all.
@@ -232,6 +234,8 @@ def read_support(
         InputError: for every defect of the folder and its files, 0 or more than 16 volumes, empty masks everywhere,
             and a class that no volume shows.
     """
+    if not isinstance(folder, str | Path):
+        folder, cases = "the support set", cases_of(folder)
     cases = list_cases(folder) if cases is None else list(cases)
     if not 1 <= len(cases) <= MAX_SHOTS:
         raise InputError(f"{folder}: {len(cases)} support volumes; expected 1 to {MAX_SHOTS}. Choose fewer of them.")

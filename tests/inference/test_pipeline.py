@@ -208,6 +208,32 @@ def test_a_folder_reads_as_its_pairs_do(tmp_path):
     assert same == plan and torch.equal(again.images, support.images)
 
 
+def test_volumes_listed_one_by_one_read_as_their_folder_does(tmp_path):
+    write(tmp_path, [pair(0), pair(1)], labels={})
+    listed = [{"image": case.image, "label": str(case.label)} for case in list_cases(tmp_path)]
+    support, plan = read_support(listed)
+    expected, same = read_support(tmp_path)
+    assert plan == same and plan.classes == ("class_2", "class_7")
+    assert torch.equal(support.images, expected.images) and torch.equal(support.labels, expected.labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda listed: listed + listed[:1], "two volumes of the support set are called 'case00'"),
+        (lambda listed: [{"image": listed[0]["image"]}], "entry 0 of the support set"),
+        (lambda listed: ["case00.nii.gz"], "entry 0 of the support set"),
+        (lambda listed: [{**listed[0], "label": "nowhere.nii.gz"}], "nowhere.nii.gz: no such volume"),
+        (lambda listed: [], "the support set: 0 support volumes"),
+    ],
+)
+def test_a_list_that_is_none_of_volumes_is_refused(tmp_path, change, message):
+    write(tmp_path, [pair()])
+    listed = [{"image": case.image, "label": case.label} for case in list_cases(tmp_path)]
+    with pytest.raises(InputError, match=message):
+        read_support(change(listed))
+
+
 def test_classes_of_a_folder_can_be_chosen(tmp_path):
     support, plan = read_support(write(tmp_path, [pair()]), classes=["tumour"])
     assert plan.values == (7,) and support.labels.unique().tolist() == [0, 1]
