@@ -41,8 +41,8 @@ benchmark-full: install
 
 bundles: install
 	for bundle in bundles/*/; do \
-	    $(BIN)/python -m monai_hyper.export.bundle_weights monai_hyper/weights/hyper_ctmr.safetensors $${bundle}models/model.pt || exit 1; \
+	    $(BIN)/python -m monai_hyper.export.bundle_weights monai_hyper/weights/hyper_ctmr.safetensors $${bundle}models || exit 1; \
 	done
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache bundles/*/models/model.pt
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache bundles/*/models

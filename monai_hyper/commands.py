@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from safetensors.torch import save_file
 
 import monai_hyper
-from monai_hyper.data.folder import AbsentMeans, list_cases
+from monai_hyper.data.folder import AbsentMeans, cases_of, list_cases
 from monai_hyper.data.tensors import load_tensors
 from monai_hyper.data.volumes import SUFFIXES, read_header, read_image, volume_name
 from monai_hyper.evaluation.bench import bench as time_methods
@@ -161,7 +161,7 @@ def volumes_ml(label: MetaTensor, classes: Sequence[str], values: Sequence[int])
 
 
 def adapt(
-    support: Path,
+    support: Path | Sequence[Mapping],
     output: Path,
     name: str | None = None,
     classes: Sequence[str] | None = None,
@@ -175,6 +175,7 @@ def adapt(
     """Generate the network of a folder of annotated volumes, and write it as a MONAI bundle, see :func:`write_bundle`.
 
     Args:
+        support: folder, or the volumes one by one, see :func:`read_support`.
         output: folder of the bundle, which must not exist.
         name: of the bundle, for people; default: what it segments.
         polish: number of gradient steps; or polish_seconds: see :func:`segment`.
@@ -187,12 +188,13 @@ def adapt(
     """
     refuse_folder(output)
     check_polish(polish, polish_seconds)
+    cases = list_cases(support) if isinstance(support, Path) else cases_of(support)
     support_set, plan = read_support(support, classes=classes, absent_means=absent_means)
     seconds = polish_time(polish, polish_seconds, device, support_set.shots)
     segmenter = Segmenter(weights, device, seconds, polish or 0).fit(support_set, plan)
     progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
     how = {"steps": polish} if polish else {"seconds": seconds} if seconds else None
-    origin = provenance(segmenter, list_cases(support), weights or RELEASED, how)
+    origin = provenance(segmenter, cases, weights or RELEASED, how)
     write_bundle(segmenter, output, name or f"{' '.join(plan.classes)} on {plan.modality}", origin, versions())
     return {"bundle": str(output), "classes": list(plan.classes), "expected_dice": segmenter.expected_dice_}
 

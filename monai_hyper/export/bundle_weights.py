@@ -1,4 +1,4 @@
-"""Write released weights as the ``models/model.pt`` that a MONAI bundle expects."""
+"""Write released weights as the ``models/*.pt`` that a MONAI bundle expects."""
 
 from __future__ import annotations
 
@@ -6,50 +6,51 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import nn
 
-from monai_hyper.types import InputError
+from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel
+from monai_hyper.networks.released import load_model
+from monai_hyper.networks.unet import Target
 
 
-def write_model_pt(weights: Path, path: Path) -> Path:
-    """Turn a safetensors file into a bare ``state_dict`` that ``torch.load(..., weights_only=True)`` reads.
+def blank_target(model: HyperModel) -> Target:
+    """The network that weights are generated for, before a support set is read: the body's own weights, a template of
+    one voxel, and read-outs of zero. It finds nothing; it shows what goes in and comes out."""
+    target = Target(model.body, 1, (1, 1, 1), (PRIOR_CHANNELS, 1, 1, 1))
+    for head in [*target.reader.head, target.reader.mask_head]:
+        for weight in head.parameters():
+            nn.init.zeros_(weight)
+    return target
+
+
+def write_models(weights: Path, folder: Path) -> list[Path]:
+    """Write ``hypernetwork.pt``, the model, and ``model.pt``, the target network as it is without a support set.
+
+    Both are bare ``state_dict``s that ``torch.load(..., weights_only=True)`` reads; the model in half precision, as it
+    is released, which keeps it below 25 MB.
 
     Args:
-        weights: safetensors file; half precision is widened to float32.
-        path: file to write; folders on the way are made.
-
-    Returns:
-        ``path``.
+        weights: safetensors file; folder: of the files, made if it is not there.
 
     Raises:
-        InputError: if ``weights`` is not a readable safetensors file.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> from safetensors.torch import save_file
-        >>> with TemporaryDirectory() as folder:
-        ...     save_file({"conv.bias": torch.ones(2).half()}, Path(folder, "w.safetensors"))
-        ...     torch.load(write_model_pt(Path(folder, "w.safetensors"), Path(folder, "model.pt")), weights_only=True)
-        {'conv.bias': tensor([1., 1.])}
+        InputError: if ``weights`` are not weights of this model.
     """
-    try:
-        state = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{weights}: expected a safetensors file, found none that can be read ({error}).") from error
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, path)
-    return path
+    model = load_model(weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    blank = blank_target(model).state_dict()
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    for name, state in (("hypernetwork.pt", halved), ("model.pt", blank)):
+        torch.save({key: tensor.contiguous() for key, tensor in state.items()}, folder / name)
+    return [folder / "hypernetwork.pt", folder / "model.pt"]
 
 
 def main() -> None:
-    """Command line: ``python -m monai_hyper.export.bundle_weights WEIGHTS MODEL_PT``."""
+    """Command line: ``python -m monai_hyper.export.bundle_weights WEIGHTS FOLDER``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("path", type=Path)
+    parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    print(write_model_pt(arguments.weights, arguments.path))
+    print(*write_models(arguments.weights, arguments.folder), sep="\n")
 
 
 if __name__ == "__main__":

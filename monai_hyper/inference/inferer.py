@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class HyperInferer(Inferer):
     Args:
         support: the task.
         inferer: how to run over the volume; default: the whole of it at once.
+        amp: whether the generated network may run in low precision; alignment and generation never do.
 
     Example:
         >>> from monai.inferers import SlidingWindowInferer
@@ -32,9 +34,9 @@ class HyperInferer(Inferer):
         torch.Size([1, 2, 40, 32, 32])
     """
 
-    def __init__(self, support: SupportSet, inferer: Inferer | None = None) -> None:
+    def __init__(self, support: SupportSet, inferer: Inferer | None = None, amp: bool = False) -> None:
         super().__init__()
-        self.support = support
+        self.support, self.amp = support, amp
         self.inferer = SimpleInferer() if inferer is None else inferer
         self._network: ConditionedNetwork | CascadeNetwork | None = None
 
@@ -50,6 +52,8 @@ class HyperInferer(Inferer):
         """
         if self._network is None:  # here, because the checkpoint is loaded by now; once, a query must not pay for K
             self._network = network.condition(self.support.to(inputs.device))
-        return self._network(
-            inputs, lambda prepared, apply: over_windows(self.inferer, apply, prepared, *args, **kwargs)
-        )
+        return self._network(inputs, self._run)
+
+    def _run(self, prepared: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.autocast(prepared.device.type, enabled=self.amp):
+            return over_windows(self.inferer, apply, prepared).float()

@@ -70,5 +70,4 @@ class WindowedInferer(Inferer):
 
     def _read(self, device: str, apply: Callable[[Tensor], Tensor], prepared: Tensor) -> Tensor:
         with torch.autocast(device, enabled=self.amp):
-            found = apply(prepared) if self.inferer is None else over_windows(self.inferer, apply, prepared)
-        return found.float()
+            return (apply(prepared) if self.inferer is None else over_windows(self.inferer, apply, prepared)).float()
