@@ -54,7 +54,7 @@ def paired_section(found: dict[str, Path]) -> list[str]:
     if not lines:
         return []
     return ["## Polish and training from scratch, the same queries", "",
-            f"Tasks of {', '.join(folders)}, each weighing the same. Polish has 20 seconds (10 below K = 4), scratch "
+            f"Tasks of {', '.join(folders)}, each weighing the same. Polish has 20 seconds, scratch "
             "110, both of one core. Differences are paired, with 95% intervals over draws and subjects.", "",
             "| K | queries | zero-step | polish | scratch | zero-step minus scratch | polish minus scratch |",
             "|---" * 7 + "|", *lines, ""]  # fmt: skip
