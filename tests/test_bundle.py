@@ -119,6 +119,15 @@ def test_generate_writes_a_bundle_that_says_the_same(bundle, tmp_path):
         torch.testing.assert_close(network(image), expected, atol=1e-3 * float(expected.abs().max()), rtol=0)
 
 
+def test_evaluate_draws_support_sets_and_queries_from_one_folder(bundle, tmp_path):
+    config, folder = str(bundle / "configs" / "evaluate.json"), bundle / "support"
+    overrides = {"dataset_dir": str(folder), "output_dir": str(tmp_path / "scores"), "classes": ["cerebellum"]}
+    create_workflow(config_file=config, bundle_root=str(bundle), shots=[1], draws=1, queries=1, **overrides).run()
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary["scores"]) == {"hyper", "mean-mask"}
+    assert (tmp_path / "scores" / "report.html").exists()
+
+
 def test_metadata_requires_what_the_tests_ran_with():
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
