@@ -1,5 +1,6 @@
 """Every tutorial runs from its first to its last line and keeps what it promises."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ def run(name: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 
 def test_every_tutorial_is_tested():
-    assert {path.name for path in TUTORIALS.iterdir() if path.suffix in (".py", ".ipynb")} == {"first_segmentation.py"}
+    found = {path.name for path in TUTORIALS.iterdir() if path.suffix in (".py", ".ipynb")}
+    assert found == {"first_segmentation.py", "adapt_and_deploy.ipynb"}
 
 
 def test_first_segmentation(tmp_path, monkeypatch):
@@ -30,3 +32,17 @@ def test_first_segmentation(tmp_path, monkeypatch):
     assert (tmp_path / "segmented.png").stat().st_size > 10_000
     differ = int((found["again"] != found["label"]).sum())
     assert differ <= found["label"].numel() * 1e-4  # the stand-alone network gives the same, up to rounding
+
+
+def test_adapt_and_deploy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((TUTORIALS / "adapt_and_deploy.ipynb").read_text(encoding="utf-8"))
+    found: dict = {}
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs"), "outputs are not kept: they would be of another version"
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "adapt_and_deploy.ipynb", "exec"), found)
+    assert min(found["dice"].values()) > 0.6 and 0 < found["segmenter"].expected_dice_ <= 1
+    assert (tmp_path / "runs/adapt_and_deploy/scan.png").stat().st_size > 10_000
+    one, other = found["found"], found["label"] == found["liver"]
+    assert 2 * int((one & other).sum()) / int(one.sum() + other.sum()) > 0.9  # alone or among five classes
