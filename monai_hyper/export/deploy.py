@@ -25,6 +25,9 @@ from monai_hyper.types import InputError
 PACKAGE = Path(monai_hyper.__file__).parent
 TEXTS = PACKAGE / "configs" / "bundle"
 
+LARGEST_MB = 25
+"""A larger file is named in ``large_files.yml``."""
+
 IGNITE = "0.5.5"
 """Version of pytorch-ignite, which MONAI's evaluators want and this package does not."""
 
@@ -65,6 +68,7 @@ def write_bundle(segmenter: Segmenter, folder: Path, name: str, origin: dict, ve
         write_texts(root, metadata, inference_of(network, segmenter.plan_))
         write_scripts(root / "scripts")
         write_network(network, root / "models")
+        write_large_files(root)
         os.replace(root, folder)
     return folder
 
@@ -74,6 +78,16 @@ def write_network(network: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True)
     torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, folder / "model.pt")
     torch.jit.script(network).save(str(folder / "model.ts"))
+
+
+def write_large_files(root: Path) -> None:
+    """Name files that the model zoo keeps elsewhere, as it wants them named; where, whoever publishes them knows."""
+    lines = []
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size > LARGEST_MB * 1e6):
+        lines += [f'  - path: "{path.relative_to(root).as_posix()}"', '    url: ""']
+        lines += [f'    hash_val: "{digest(path)}"', '    hash_type: "sha256"']
+    if lines:
+        (root / "large_files.yml").write_text("\n".join(["large_files:", *lines]) + "\n", encoding="utf-8")
 
 
 def write_texts(root: Path, metadata: dict, inference: dict) -> None:

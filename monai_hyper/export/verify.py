@@ -14,12 +14,10 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export, create_workflow, verify_net_in_out
 from torch import nn
 
-from monai_hyper.export.deploy import TEXTS
+from monai_hyper.export.deploy import LARGEST_MB, TEXTS
 from monai_hyper.types import InputError
 
 NEEDED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md")
-LARGEST_MB = 25
-"""A larger file belongs into ``large_files.yml``."""
 
 
 def verify_bundle(bundle: Path) -> list[dict[str, str]]:
@@ -83,8 +81,11 @@ def layout(bundle: Path) -> str:
 def sizes(bundle: Path) -> str:
     """No file is too large for the model zoo."""
     found = {path: path.stat().st_size / 1e6 for path in bundle.rglob("*") if path.is_file()}
-    large = [f"{path.relative_to(bundle)} ({mb:.1f} MB)" for path, mb in found.items() if mb > LARGEST_MB]
-    if large and not (bundle / "large_files.yml").exists():
+    large = [f"{path.relative_to(bundle).as_posix()} ({mb:.1f} MB)" for path, mb in found.items() if mb > LARGEST_MB]
+    listed = bundle / "large_files.yml"
+    told = listed.read_text(encoding="utf-8") if listed.exists() else ""
+    large = [text for text in large if text.partition(" ")[0] not in told]
+    if large:
         raise InputError(f"larger than {LARGEST_MB} MB: {', '.join(large)}; name them in large_files.yml")
     return f"{sum(found.values()):.1f} MB in all"
 

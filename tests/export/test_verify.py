@@ -36,6 +36,18 @@ def test_what_adapt_writes_passes(whole, capsys):
     assert "torchscript" in capsys.readouterr().out
 
 
+def test_the_bundle_of_a_lone_volume_names_its_large_files(tmp_path):
+    phantom = write_phantom(tmp_path / "phantom", "head_mr", cases=2)
+    for part in ("images", "labels"):
+        next((phantom / part).glob("*01*")).unlink()
+    command = ["adapt", "--support", str(phantom), "--output", str(tmp_path / "bundle"), "--classes", "cerebellum"]
+    assert main([*command, "--polish", "0"]) == 0
+    assert set(results(tmp_path / "bundle").values()) == {"ok"}
+    assert "models/model.pt" in (tmp_path / "bundle" / "large_files.yml").read_text(encoding="utf-8")
+    (tmp_path / "bundle" / "large_files.yml").unlink()
+    assert results(tmp_path / "bundle")["sizes"] == "failed"
+
+
 def change_weights(bundle: Path, change) -> None:
     path = bundle / "models" / "model.pt"
     state = torch.load(path, weights_only=True)
