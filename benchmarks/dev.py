@@ -111,7 +111,7 @@ def full_parts() -> list[Part]:
 
 def paired_parts() -> list[Part]:
     """Where polish meets training from random weights: the same queries for both, 42 of them at every K."""
-    few = {"shots": (1, 2, 4, 8), "methods": ("hyper", "hyper+polish", "scratch")}
+    few = {"shots": (1, 2, 4, 8), "methods": ("hyper", "hyper+polish", "scratch", "scratch-plateau")}
     return [
         Part("polish-hippocampus_mr", "hippocampus_mr", ("whole=1+2",), **few),
         Part("polish-cardiac_cine_mr", "cardiac_cine_mr", **few),

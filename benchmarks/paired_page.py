@@ -8,7 +8,9 @@ import numpy as np
 
 from monai_hyper.evaluation.statistics import Result, mean_of, read_results, two_level_bootstrap
 
-PAIRED = ("hyper", "hyper+polish", "scratch")
+OURS = ("hyper", "hyper+polish")
+AGAINST = {"scratch": "110 seconds", "scratch-plateau": "until its loss falls no more"}
+"""Methods, and the time that they take."""
 
 Scores = dict[tuple[str, str, int, str], float]
 """Dice by data set, class, draw and query."""
@@ -36,25 +38,36 @@ def as_array(scores: Scores, order: Scores) -> np.ndarray:
 
 
 def paired_section(found: dict[str, Path]) -> list[str]:
-    """A row for every number of shots: mean Dice of the methods over the tasks, and of the differences to scratch."""
+    """A table against every way to train from scratch that there are rows of."""
     folders = {name.removeprefix("polish-"): folder for name, folder in found.items() if name.startswith("polish-")}
     rows = {name: read_results(folder / "results.csv") for name, folder in folders.items()}
+    lines = [line for against, time in AGAINST.items() for line in paired_table(rows, against, time)]
+    if not lines:
+        return []
+    return ["## Polish and training from scratch, the same queries", "",
+            f"Tasks of {', '.join(folders)}, each weighing the same. Polish has 20 seconds of one core. Differences "
+            "are paired, with 95% intervals over draws and subjects.", "", *lines]  # fmt: skip
+
+
+def paired_table(rows: dict[str, list[Result]], against: str, time: str) -> list[str]:
+    """A row for every number of shots: mean Dice of the methods over the tasks, and of the differences to one of them.
+
+    Args:
+        rows: of every data set; against: a method; time: that it takes, in words.
+    """
     lines = []
     for shots in sorted({row.shots for part in rows.values() for row in part}):
-        by_method = {method: scores_of(rows, method, shots) for method in PAIRED}
+        by_method = {method: scores_of(rows, method, shots) for method in (*OURS, against)}
         common = set.intersection(*(set(scores) for scores in by_method.values()))
         if not common:
             continue
         kept = {method: {key: scores[key] for key in common} for method, scores in by_method.items()}
-        cells = [f"{mean_of(as_array(scores, kept['scratch'])):.3f}" for scores in kept.values()]
-        for method in PAIRED[:2]:
-            gain = {key: kept[method][key] - kept["scratch"][key] for key in common}
+        cells = [f"{mean_of(as_array(scores, kept[against])):.3f}" for scores in kept.values()]
+        for method in OURS:
+            gain = {key: kept[method][key] - kept[against][key] for key in common}
             cells.append("{:+.3f} [{:+.3f}, {:+.3f}]".format(*two_level_bootstrap(as_array(gain, gain))))
         lines.append(f"| {shots} | {len(common)} | " + " | ".join(cells) + " |")
     if not lines:
         return []
-    return ["## Polish and training from scratch, the same queries", "",
-            f"Tasks of {', '.join(folders)}, each weighing the same. Polish has 20 seconds, scratch "
-            "110, both of one core. Differences are paired, with 95% intervals over draws and subjects.", "",
-            "| K | queries | zero-step | polish | scratch | zero-step minus scratch | polish minus scratch |",
+    return [f"| K | queries | zero-step | polish | {against}, {time} | zero-step minus that | polish minus that |",
             "|---" * 7 + "|", *lines, ""]  # fmt: skip
