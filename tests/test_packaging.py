@@ -41,7 +41,8 @@ def _imported(source: Path) -> set[str]:
 
 def test_everything_imported_is_required():
     setup = _setup()
-    declared = setup["options"]["install_requires"] + setup["options.extras_require"]["train"]
+    extras = setup["options.extras_require"]
+    declared = setup["options"]["install_requires"] + extras["train"] + extras["bundle"]
     known = {_name(line) for line in declared.splitlines() if line.strip()} | sys.stdlib_module_names | {"monai_hyper"}
     known |= {"pil"} if "pillow" in known else set()
     for source in (ROOT / "monai_hyper").rglob("*.py"):
