@@ -34,7 +34,6 @@ def parser() -> argparse.ArgumentParser:
     seg = verb("segment", "segment volumes after the example of a folder of annotated ones")
     seg.add_argument("--support", type=Path, required=True, help="folder with images/ and labels/, 1 to 16 volumes")
     seg.add_argument("--query", type=Path, required=True, help="volume, or folder of volumes")
-    seg.add_argument("--save-network", type=Path, help="folder for the generated network")
     ad = verb(
         "adapt", "write the network of a folder of annotated volumes as a MONAI bundle that runs without this package"
     )

@@ -15,10 +15,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 from monai.data import MetaTensor
-from safetensors.torch import save_file
 
 import monai_hyper
-from monai_hyper.data.folder import AbsentMeans, cases_of, list_cases
+from monai_hyper.data.folder import AbsentMeans, Case, cases_of, list_cases
 from monai_hyper.data.tensors import load_tensors
 from monai_hyper.data.volumes import SUFFIXES, read_header, read_image, volume_name
 from monai_hyper.evaluation.bench import bench as time_methods
@@ -83,7 +82,6 @@ def segment(
     weights: Path | None = None,
     device: str = "cpu",
     polish_seconds: float | None = None,
-    save_network: Path | None = None,
     overwrite: bool = False,
     progress: Report = print,
 ) -> list[dict]:
@@ -102,25 +100,39 @@ def segment(
     check_polish(None, polish_seconds)
     queries = find_queries(query)
     results = [f"{volume_name(q)}{ending}" for q in queries for ending in (".nii.gz", ".png", ".json")]
-    network_files = [save_network / name for name in NETWORK_FILES] if save_network else []
-    refuse_existing([output / name for name in results] + network_files, overwrite)
+    refuse_existing([output / name for name in results], overwrite)
     for path in queries:
         read_header(path)
-    support_set, plan = read_support(support, classes=classes, absent_means=absent_means)
-    seconds = polish_time(None, polish_seconds, device, support_set.shots)
-    segmenter = Segmenter(weights, device, seconds).fit(support_set, plan)
-    progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
-    if segmenter.expected_dice_ is not None:
-        progress(f"expected Dice, of the examples by each other: {segmenter.expected_dice_:.2f}")
+    cases = list_cases(support)
+    segmenter = fitted(support, cases, classes, absent_means, weights, device, None, polish_seconds, progress)
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=".segment-") as beside:
-        reports = [segment_one(segmenter, path, Path(beside), support_set.shots, progress) for path in queries]
+        reports = [segment_one(segmenter, path, Path(beside), len(cases), progress) for path in queries]
         output.mkdir(exist_ok=True)
         for name in results:
             os.replace(Path(beside) / name, output / name)
-    if save_network:
-        write_network(segmenter, save_network)
     return reports
+
+
+def fitted(
+    support: Path | Sequence[Mapping],
+    cases: Sequence[Case],
+    classes: Sequence[str] | None,
+    absent_means: AbsentMeans,
+    weights: Path | None,
+    device: str,
+    polish: int | None,
+    polish_seconds: float | None,
+    progress: Report,
+) -> Segmenter:
+    """Generate the network of ``cases`` of a support set, polished as was asked for, and say how well it went."""
+    support_set, plan = read_support(support, cases=cases, classes=classes, absent_means=absent_means)
+    seconds = polish_time(polish, polish_seconds, device, support_set.shots)
+    segmenter = Segmenter(weights, device, seconds, polish or 0).fit(support_set, plan)
+    progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
+    if segmenter.expected_dice_ is not None:
+        progress(f"expected Dice, of the examples by each other: {segmenter.expected_dice_:.2f}")
+    return segmenter
 
 
 def segment_one(segmenter: Segmenter, path: Path, folder: Path, shots: int, progress: Report) -> dict:
@@ -189,10 +201,8 @@ def adapt(
     refuse_folder(output)
     check_polish(polish, polish_seconds)
     cases = list_cases(support) if isinstance(support, Path) else cases_of(support)
-    support_set, plan = read_support(support, classes=classes, absent_means=absent_means)
-    seconds = polish_time(polish, polish_seconds, device, support_set.shots)
-    segmenter = Segmenter(weights, device, seconds, polish or 0).fit(support_set, plan)
-    progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
+    segmenter = fitted(support, cases, classes, absent_means, weights, device, polish, polish_seconds, progress)
+    plan, seconds = segmenter.plan_, segmenter.polish_seconds
     how = {"steps": polish} if polish else {"seconds": seconds} if seconds else None
     origin = provenance(segmenter, cases, weights or RELEASED, how)
     write_bundle(segmenter, output, name or f"{' '.join(plan.classes)} on {plan.modality}", origin, versions())
@@ -234,24 +244,6 @@ def polish_time(steps: int | None, seconds: float | None, device: str, shots: in
     if steps is not None:
         return 0.0
     return default_seconds(device, shots) if seconds is None else seconds
-
-
-NETWORK_FILES = ("network.ts", "network.safetensors", "plan.json")
-
-
-def write_network(segmenter: Segmenter, folder: Path) -> None:
-    """Write the generated network: TorchScript that runs without this package, its weights, and how to prepare images.
-
-    Every file is written beside its place and renamed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    module = segmenter.network_.materialise().cpu()
-    with TemporaryDirectory(dir=folder, prefix=".network-") as beside:
-        torch.jit.script(module).save(str(Path(beside) / "network.ts"))
-        save_file({n: t.contiguous() for n, t in module.state_dict().items()}, Path(beside) / "network.safetensors")
-        (Path(beside) / "plan.json").write_text(json.dumps(segmenter.plan_.to_dict(), indent=1))
-        for name in NETWORK_FILES:
-            os.replace(Path(beside) / name, folder / name)
 
 
 def evaluate(

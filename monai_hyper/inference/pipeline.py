@@ -223,7 +223,7 @@ def read_support(
         folder: see :func:`monai_hyper.data.folder.list_cases`; or the volumes one by one, see
             :func:`monai_hyper.data.folder.cases_of`.
         plan: prepare by this plan; None makes one from the support.
-        cases: take only these of the folder; None takes all of it.
+        cases: take only these; None takes all.
         classes: choose these classes, by name or value; None takes all.
         absent_means: what it says that a class does not occur in a volume.
 
@@ -235,7 +235,7 @@ def read_support(
             and a class that no volume shows.
     """
     if not isinstance(folder, str | Path):
-        folder, cases = "the support set", cases_of(folder)
+        folder, cases = "the support set", cases_of(folder) if cases is None else cases
     cases = list_cases(folder) if cases is None else list(cases)
     if not 1 <= len(cases) <= MAX_SHOTS:
         raise InputError(f"{folder}: {len(cases)} support volumes; expected 1 to {MAX_SHOTS}. Choose fewer of them.")

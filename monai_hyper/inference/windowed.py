@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from monai_hyper.networks.unet import Reader
 
 
-def over_windows(
-    inferer: Inferer, apply: Callable[[Tensor], Tensor], prepared: Tensor, *args: Any, **kwargs: Any
-) -> Tensor:
+def over_windows(inferer: Inferer, apply: Callable[[Tensor], Tensor], prepared: Tensor) -> Tensor:
     """Let an inferer run over prepared images, but not over windows larger than them: padding would change them.
 
     Args:
