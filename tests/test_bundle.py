@@ -1,6 +1,7 @@
 """The bundle is a MONAI bundle, and says what the package says."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,13 +15,19 @@ import torch
 from monai.bundle import create_workflow
 
 from monai_hyper import HyperModel, Segmenter, load_model
+from monai_hyper.commands import evaluate, train
 from monai_hyper.data.folder import list_cases
 from monai_hyper.data.phantom import write_phantom
+from monai_hyper.data.tensors import load_tensors
 from monai_hyper.data.volumes import read_image
+from monai_hyper.evaluation.statistics import read_results
 from monai_hyper.export.bundle_weights import blank_target
 from monai_hyper.export.verify import verify_bundle
 from monai_hyper.inference.pipeline import preprocess, read_support
 from monai_hyper.networks.released import RELEASED
+from monai_hyper.synthesis.pack import write_pack
+from monai_hyper.synthesis.sources import Cohort, Sources, subject
+from monai_hyper.training.loop import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "hyper_ctmr_fewshot_segmentation"
@@ -126,6 +133,70 @@ def test_evaluate_draws_support_sets_and_queries_from_one_folder(bundle, tmp_pat
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text(encoding="utf-8"))
     assert set(summary["scores"]) == {"hyper", "mean-mask"}
     assert (tmp_path / "scores" / "report.html").exists()
+
+
+def torchrun(bundle: Path, configs: list[str], **overrides) -> None:
+    """Two processes, as the bundle's README starts them."""
+    files = str([str(bundle / "configs" / name) for name in configs])
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "monai.bundle", "run"]
+    options = [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
+    command += ["--config_file", files, "--bundle_root", str(bundle), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], capture_output=True, encoding="utf-8", env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_evaluate_what_one_does(bundle, tmp_path):
+    asked = {"methods": ["mean-mask"], "shots": [1], "draws": 3, "queries": 1, "classes": ["cerebellum"]}
+    evaluate(bundle / "support", tmp_path / "one", **asked)
+    folders = {"dataset_dir": bundle / "support", "output_dir": tmp_path / "two"}
+    torchrun(bundle, ["evaluate.json", "multi_gpu_evaluate.json"], **folders, **asked)
+    (one, other) = (read_results(tmp_path / name / "results.csv") for name in ("one", "two"))
+    assert len(one) == len(other) == 3 and {(row.draw, row.query, row.score("dice")) for row in other} == {
+        (row.draw, row.query, row.score("dice")) for row in one
+    }
+    assert (tmp_path / "two" / "report.html").exists() and not list((tmp_path / "two").glob("*.1.csv"))
+
+
+SHORT = {"max_epochs": 1, "epoch_length": 2, "tasks": 1, "voxels": [8000, 9000], "budget": 20_000, "decay": 1}
+
+
+@pytest.fixture(scope="module")
+def training_pack(tmp_path_factory) -> Path:
+    """A pack of a few boxes."""
+    labels = np.zeros((30, 30, 30), dtype=np.uint8)
+    labels[4:26, 4:26, 4:26], labels[8:20, 8:18, 8:18] = 1, 2
+    bodies = [subject(np.roll(labels, shift, 0), (2.0, 2.0, 2.0)) for shift in range(3)]
+    path = tmp_path_factory.mktemp("pack") / "train.pack"
+    write_pack(Sources({"brain_labels": Cohort("brain_labels", bodies, (2,))}), path)
+    return path
+
+
+def test_the_bundle_trains_what_the_command_line_trains_and_goes_on(bundle, training_pack, tmp_path):
+    def run(epochs: int) -> dict:
+        workflow = create_workflow(
+            config_file=str(bundle / "configs" / "train.json"), meta_file=str(bundle / "configs" / "metadata.json"),
+            workflow_type="train", bundle_root=str(bundle), device="$torch.device('cpu')",
+            dataset_dir=str(training_pack), output_dir=str(tmp_path / "bundle"), **SHORT | {"max_epochs": epochs},
+        )  # fmt: skip
+        workflow.run()
+        assert workflow.check_properties() == []
+        workflow.finalize()
+        return load_tensors(tmp_path / "bundle" / WEIGHTS)
+
+    tensors, facts = run(1)
+    fields = {name: SHORT[name] for name in ("tasks", "voxels", "budget", "decay")}
+    (tmp_path / "train.json").write_text(json.dumps({"steps": 2, **fields}))
+    expected, _ = load_tensors(train(tmp_path / "train.json", training_pack, tmp_path / "line"))
+    assert facts["step"] == 2 and all(torch.equal(tensors[name], value) for name, value in expected.items())
+    assert run(2)[1]["step"] == 4
+
+
+def test_two_processes_train_one_model(bundle, training_pack, tmp_path):
+    folders = {"dataset_dir": training_pack, "output_dir": tmp_path / "out"}
+    torchrun(bundle, ["train.json", "multi_gpu_train.json"], **folders, **SHORT)
+    assert load_tensors(tmp_path / "out" / WEIGHTS)[1]["step"] == 2
+    assert len(list((tmp_path / "out").glob("events*"))) == 1, "only the first process writes"
 
 
 def test_metadata_requires_what_the_tests_ran_with():

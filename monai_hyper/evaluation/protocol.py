@@ -33,6 +33,7 @@ from monai_hyper.methods.registry import CALIBRATED
 from monai_hyper.networks.confidence import expected_dice
 from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 from monai_hyper.types import InputError
+from monai_hyper.workers import ALONE, Worker, wait_for_all
 
 Network = Callable[[Tensor], Tensor]
 
@@ -85,6 +86,7 @@ class Protocol:
     def settings(self) -> dict:
         """What the results depend on, in types that JSON knows; folders by their names."""
         found = asdict(self) | {"dataset": self.dataset.name}
+        found["device"] = torch.device(self.device).type
         found["support_dataset"] = self.support_dataset.name if self.support_dataset else None
         return found
 
@@ -100,13 +102,16 @@ class Unit:
     pictures: bool
 
 
-def run_protocol(protocol: Protocol, methods: dict[str, Method], output: Path, environment: dict) -> list[str]:
+def run_protocol(
+    protocol: Protocol, methods: dict[str, Method], output: Path, environment: dict, worker: Worker = ALONE
+) -> list[str]:
     """Evaluate, going on where a run was cut off.
 
     Args:
         methods: by the names in ``protocol``.
         output: folder of the results.
         environment: versions and the like, kept beside the results.
+        worker: which process this is; each takes its share of the support sets, the first one writes the whole.
 
     Returns:
         cases that could not be read, as ``NAME: reason``.
@@ -115,15 +120,27 @@ def run_protocol(protocol: Protocol, methods: dict[str, Method], output: Path, e
         InputError: for defects of the folder as a whole, and results of other settings in ``output``.
     """
     units, facts = plan_units(protocol)
-    records = Records(output, protocol.settings())
-    records.describe(facts | {"environment": environment})
+    if worker.leads:
+        records = Records(output, protocol.settings())
+        records.describe(facts | {"environment": environment})
+        records.gather(cut_off=True)
+    wait_for_all()
+    if not worker.leads:
+        records = Records(output, protocol.settings(), worker.rank)
+    _run_units(units[worker.rank :: worker.world], protocol, methods, records)
+    wait_for_all()
+    if worker.leads:
+        records.gather(cut_off=False)
+    return facts["bad_cases"]
+
+
+def _run_units(units: list[Unit], protocol: Protocol, methods: dict[str, Method], records: Records) -> None:
     readers = Reader(protocol.perturb_fov), Reader(protocol.perturb_fov)
     total = sum(len(unit.episode.query) for unit in units) * len(methods)
     modality = modality_of_text(read_description(protocol.support_dataset or protocol.dataset).get("modality"))
     with tqdm(total=total, unit="prediction", mininterval=2) as bar:
         for unit in units:
             evaluate_unit(unit, protocol, methods, readers, modality, records, bar)
-    return facts["bad_cases"]
 
 
 def plan_units(protocol: Protocol) -> tuple[list[Unit], dict]:

@@ -55,24 +55,33 @@ class Records:
     Args:
         folder: where ``results.csv``, ``reliability.csv`` and ``settings.json`` lie.
         settings: what the rows depend on.
+        part: of several that one process each writes, a number from 1, as ``results.1.csv``; what the whole table holds
+            counts as done there too. 0: the whole.
 
     Raises:
         InputError: if the folder holds results of other settings.
     """
 
-    def __init__(self, folder: Path, settings: dict) -> None:
+    def __init__(self, folder: Path, settings: dict, part: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.settings = folder, json.loads(json.dumps(settings))
         if (folder / SETTINGS).exists():
             self._compare(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
-        rows = read_rows(folder / RESULTS)
-        last = _key(rows[-1])[:4] if rows else None
-        if last and last[0] in settings.get("methods", [last[0]]):  # no other method's: it would not be made again
-            rows = [row for row in rows if _key(row)[:4] != last]
+        whole = read_rows(folder / RESULTS) if part else []
+        ending = f".{part}.csv" if part else ".csv"
+        self.results, self.reliability = (folder / (Path(n).stem + ending) for n in (RESULTS, RELIABILITY))
+        rows = self._without_last(read_rows(self.results))
         self.done = {_key(row) for row in rows}
-        write_rows(folder / RESULTS, RESULT_COLUMNS, rows)
-        bins = [row for row in read_rows(folder / RELIABILITY) if _key(row) in self.done]
-        write_rows(folder / RELIABILITY, RELIABILITY_COLUMNS, bins)
+        write_rows(self.results, RESULT_COLUMNS, rows)
+        bins = [row for row in read_rows(self.reliability) if _key(row) in self.done]
+        write_rows(self.reliability, RELIABILITY_COLUMNS, bins)
+        self.done |= {_key(row) for row in whole}
+
+    def _without_last(self, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        last = _key(rows[-1])[:4] if rows else None
+        if last is None or last[0] not in self.settings.get("methods", [last[0]]):
+            return rows  # another method's would not be made again
+        return [row for row in rows if _key(row)[:4] != last]
 
     def _compare(self, before: dict) -> None:
         found = before.get("protocol", {})
@@ -93,9 +102,19 @@ class Records:
 
     def add(self, rows: Sequence[dict], bins: Sequence[dict]) -> None:
         """Add what one prediction gave; ``bins`` first, since ``rows`` say that it is done."""
-        append_rows(self.folder / RELIABILITY, RELIABILITY_COLUMNS, bins)
-        append_rows(self.folder / RESULTS, RESULT_COLUMNS, rows)
+        append_rows(self.reliability, RELIABILITY_COLUMNS, bins)
+        append_rows(self.results, RESULT_COLUMNS, rows)
         self.done |= {_key(row) for row in rows}
+
+    def gather(self, cut_off: bool) -> None:
+        """Take in the parts; cut_off: whether the processes that wrote them may not have come to an end."""
+        for path in sorted(self.folder.glob(f"{Path(RESULTS).stem}.*.csv")):
+            rows = self._without_last(read_rows(path)) if cut_off else read_rows(path)
+            bins = self.folder / path.name.replace(Path(RESULTS).stem, Path(RELIABILITY).stem, 1)
+            kept = {_key(row) for row in rows} - self.done
+            self.add(*([row for row in each if _key(row) in kept] for each in (rows, read_rows(bins))))
+            path.unlink()
+            bins.unlink()
 
     def has(self, method: str, shots: int, draw: int, query: str, classes: Sequence[str]) -> bool:
         """Whether a prediction is there, for any of the classes of its task."""

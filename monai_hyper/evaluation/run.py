@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from monai_hyper.evaluation.criteria import bias
@@ -14,6 +15,7 @@ from monai_hyper.evaluation.report import REPORT, SUMMARY, write_report
 from monai_hyper.evaluation.statistics import read_results, summarise
 from monai_hyper.methods.registry import make_methods
 from monai_hyper.types import InputError
+from monai_hyper.workers import joined, wait_for_all
 
 PARTICIPANTS = "participants.csv"
 
@@ -34,6 +36,8 @@ def evaluate_folder(
         group: column of the folder's ``participants.csv`` to compare groups by.
         environment: versions and command line for the report.
 
+    Under torchrun the processes share the support sets.
+
     Returns:
         the summary, and under ``bad_cases`` what could not be read.
 
@@ -43,8 +47,18 @@ def evaluate_folder(
     participants = protocol.dataset / PARTICIPANTS
     if group and not participants.exists():
         raise InputError(f"{participants}: not found; expected it for --group {group}. Add it, or leave --group out.")
-    methods = make_methods(protocol.methods, weights, protocol.device)
-    bad = run_protocol(protocol, methods, output, environment or {})
+    with joined(protocol.device) as worker:
+        protocol = replace(protocol, device=worker.device)
+        methods = make_methods(protocol.methods, weights, protocol.device)
+        bad = run_protocol(protocol, methods, output, environment or {}, worker)
+        if worker.leads:
+            _write_summary(output, participants, group)
+        wait_for_all()
+    return json.loads((output / SUMMARY).read_text(encoding="utf-8")) | {"bad_cases": bad}
+
+
+def _write_summary(output: Path, participants: Path, group: str | None) -> None:
+    """Write ``summary.json``, then the report."""
     rows = read_results(output / RESULTS)
     patients = json.loads((output / SETTINGS).read_text(encoding="utf-8"))["patients"]
     summary = summarise(rows, patients=patients)
@@ -54,7 +68,6 @@ def evaluate_folder(
     beside.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     os.replace(beside, output / SUMMARY)
     write_report(output)
-    return summary | {"bad_cases": bad}
 
 
 def clear(output: Path) -> None:

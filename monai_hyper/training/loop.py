@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,10 +22,9 @@ from monai_hyper.synthesis.batch import TaskBatch
 from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.checkpoint import load_training, save_training
-from monai_hyper.training.loss import objective
-from monai_hyper.training.polish import polished_objective
-from monai_hyper.training.workers import Worker, average_gradients, joined, mean_over_workers
+from monai_hyper.training.inferer import Infer, TaskInferer
 from monai_hyper.types import InputError
+from monai_hyper.workers import Worker, average_gradients, joined, mean_over_workers
 
 STATE, WEIGHTS = "training.safetensors", "weights.safetensors"
 
@@ -98,12 +98,13 @@ def check(config: TrainConfig) -> None:
 
 
 def make_model(config: TrainConfig) -> nn.Module:
-    """What is to be trained, with the weights to start from.
+    """What is to be trained, with the weights to start from; random ones are those of the seed.
 
     Raises:
         InputError: see :func:`check`; or if the method does not take the arguments, or the weights are not its own.
     """
     check(config)
+    torch.manual_seed(config.seed)
     try:
         model = METHODS[config.method](**config.learner)
     except TypeError as error:
@@ -148,12 +149,16 @@ def rate_factor(step: int, config: TrainConfig, last: int | None = None) -> floa
     return max(0.0, min(1.0, (step + 1) / config.warm_up, (last - step) / max(1, config.decay)))
 
 
+def engine_of(config: TrainConfig, sources: Sources, device: str) -> TaskEngine:
+    """What draws the tasks of a run."""
+    return TaskEngine(sources, TaskSettings(config.voxels, config.budget, tasks=config.tasks), config.seed, device)
+
+
 def train(config: TrainConfig, sources: Sources, model: nn.Module | None = None) -> Path:
     """Meta-train a model, going on from ``output`` if a run was cut off there.
 
-    Tasks and randomness of a step depend on the seed and the step's number alone, so a run that was killed and
-    resumed sees what an unbroken one would have seen. Under torchrun every process draws its own share of a step's
-    tasks, gradients are averaged over the processes, and the first one writes.
+    Under torchrun every process draws its own share of a step's tasks, gradients are averaged over the processes, and
+    the first one writes.
 
     Args:
         model: what to train; default: see :func:`make_model`. Its weights are ignored when a run is resumed.
@@ -164,42 +169,94 @@ def train(config: TrainConfig, sources: Sources, model: nn.Module | None = None)
     Raises:
         InputError: see :func:`make_model`.
     """
-    torch.manual_seed(config.seed)
-    model = make_model(config) if model is None else model
-    config.output.mkdir(parents=True, exist_ok=True)
     with joined(config.device) as worker:
-        model = model.to(worker.device, memory_format=torch.channels_last_3d).train()  # for faster convolutions
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
-        optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=config.generator_rate)
-        facts = {"step": 0, "seconds": 0.0}
-        if (config.output / STATE).exists():
-            facts = load_training(config.output / STATE, model, average, optimiser)
-        settings = TaskSettings(config.voxels, config.budget, tasks=config.tasks)
-        engine = TaskEngine(sources, settings, config.seed, worker.device)
-        _run(config, model, average, optimiser, engine, facts, worker)
+        model = make_model(config) if model is None else model
+        training = MetaTraining(config, model, engine_of(config, sources, worker.device), worker)
+        for batch in training:
+            training.learn(batch)
+        training.close()
     return config.output / WEIGHTS
 
 
-def _run(config: TrainConfig, model, average, optimiser, engine: TaskEngine, facts: dict, worker: Worker) -> None:
-    start, step, seconds = time.perf_counter() - facts["seconds"], facts["step"], facts["seconds"]
-    log = Log(config, step) if worker.leads else None
-    while step < (last := last_step(step, seconds, config)):
-        batch = engine.batch(step * worker.world + worker.rank)
-        for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * rate_factor(step, config, last)
-        loss, dice = train_step(model, optimiser, batch, step, config)
-        average.update_parameters(model)
+class MetaTraining:
+    """A model in training; it goes on where a run in ``output`` was cut off.
+
+    Tasks and randomness of a step depend on the seed and the step's number alone, so a run that was killed and
+    resumed sees what an unbroken one would have seen.
+
+    Args:
+        config: how to train; model: what; engine: what draws the tasks; worker: which process this is.
+        infer: from batch and model to the parts of the loss, see :class:`TaskInferer`; default: as configured.
+
+    Attributes:
+        step, seconds: so far.
+    """
+
+    def __init__(
+        self, config: TrainConfig, model: nn.Module, engine: TaskEngine, worker: Worker, infer: Infer | None = None
+    ) -> None:
+        config.output.mkdir(parents=True, exist_ok=True)
+        self.config, self.engine, self.worker = config, engine, worker
+        self.infer = infer or TaskInferer(config.precision, config.polish_steps)
+        self.model = model.to(worker.device, memory_format=torch.channels_last_3d).train()  # for faster convolutions
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+        self.optimiser = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.generator_rate)
+        facts = {"step": 0, "seconds": 0.0}
+        if (config.output / STATE).exists():
+            facts = load_training(config.output / STATE, self.model, self.average, self.optimiser)
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.begun = time.perf_counter() - self.seconds
+        self.log = Log(config, self.step) if worker.leads else None
+
+    @property
+    def last(self) -> int:
+        """The number of steps to end after."""
+        return last_step(self.step, self.seconds, self.config)
+
+    def __iter__(self) -> Iterator[TaskBatch]:
+        """The batches of the steps that are left, each for :meth:`learn`."""
+        while self.step < self.last:
+            yield self.engine.batch(self.step * self.worker.world + self.worker.rank)
+
+    def learn(self, batch: TaskBatch) -> dict[str, float]:
+        """One step; returns the loss and the mean Dice of its tasks, over all processes."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * rate_factor(self.step, self.config, self.last)
+        loss, dice = train_step(self.model, self.optimiser, batch, self.step, self.config, self.infer)
+        self.average.update_parameters(self.model)
         # all processes must agree on what is shown and on when to end
-        shared = torch.tensor([loss, sum(dice) / len(dice), time.perf_counter() - start], device=worker.device).double()
+        found = [loss, sum(dice) / len(dice), time.perf_counter() - self.begun]
+        shared = torch.tensor(found, device=self.worker.device).double()
         mean_over_workers([shared])
-        loss, mean_dice, seconds = shared.tolist()
-        step += 1
-        if log is not None:
-            log.add(step, loss, mean_dice, list(zip(batch.kinds, dice)))
-            if step % config.every == 0 or step >= last_step(step, seconds, config):
-                _save(config, model, average, optimiser, {"step": step, "seconds": seconds} | log.means)
-    if log is not None:
-        log.close()
+        loss, mean_dice, self.seconds = shared.tolist()
+        self.step += 1
+        if self.log is not None:
+            self.log.add(self.step, loss, mean_dice, list(zip(batch.kinds, dice)))
+            if self.step % self.config.every == 0 or self.step >= self.last:
+                self.save(self.log.means)
+        return {"loss": loss, "dice": mean_dice}
+
+    def save(self, means: dict[str, float]) -> None:
+        """Write the state to go on from, and the averaged weights with what is needed to use them."""
+        config, model = self.config, self.model
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            **means,
+            "method": config.method,
+            "learner": getattr(model, "settings", config.learner),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "config": {name: str(value) for name, value in asdict(config).items()},
+        }
+        save_training(config.output / STATE, model, self.average, self.optimiser, facts)
+        weights = self.average.module.state_dict()
+        halved = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
+        save_tensors(halved, config.output / WEIGHTS, facts)
+
+    def close(self) -> None:
+        """End the log."""
+        if self.log is not None:
+            self.log.close()
 
 
 class Log:
@@ -231,29 +288,18 @@ class Log:
         self.writer.close()
 
 
-def _save(config: TrainConfig, model, average, optimiser, facts: dict) -> None:
-    """Write the state to go on from, and the averaged weights with what is needed to use them."""
-    facts |= {
-        "method": config.method,
-        "learner": getattr(model, "settings", config.learner),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "config": {name: str(value) for name, value in asdict(config).items()},
-    }
-    save_training(config.output / STATE, model, average, optimiser, facts)
-    halved = {name: t.half() if t.is_floating_point() else t for name, t in average.module.state_dict().items()}
-    save_tensors(halved, config.output / WEIGHTS, facts)
-
-
 def train_step(
-    model: nn.Module, optimiser, batch: TaskBatch, step: int, config: TrainConfig
+    model: nn.Module, optimiser, batch: TaskBatch, step: int, config: TrainConfig, infer: Infer | None = None
 ) -> tuple[float, list[float]]:
-    """One update at the optimiser's rates; returns the loss and the Dice of every task."""
+    """One update at the optimiser's rates; returns the loss and the Dice of every task.
+
+    Args:
+        infer: see :class:`MetaTraining`.
+    """
     torch.manual_seed(config.seed * 1_000_003 + step)
     optimiser.zero_grad(set_to_none=True)
-    low = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     losses, dices = [], []
-    steps = config.polish_steps
-    for loss, dice in objective(model, batch, low) if steps is None else polished_objective(model, batch, steps):
+    for loss, dice in (infer or TaskInferer(config.precision, config.polish_steps))(batch, model):
         loss.backward()
         losses.append(loss.detach())
         dices.append(dice)

