@@ -3,8 +3,9 @@
     python benchmarks/dev.py --data ../shared/data --output runs/benchmark          # fast methods
     python benchmarks/dev.py --data ../shared/data --output runs/benchmark --full   # all methods, fewer cases
 
-What a run that was cut off has finished is not done again. Only the lists ``select`` are used to choose by; the lists
-``report`` are looked at once, at the end, see ``--split``.
+What a run that was cut off has finished is not done again, nor what lies in ``benchmarks/rows``: answers that took
+hours, as ``results.csv`` of the part that they are called after. Only the lists ``select`` are used to choose by; the
+lists ``report`` are looked at once, at the end, see ``--split``.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from results_page import write_page
 
 from monai_hyper.commands import versions
 from monai_hyper.evaluation.protocol import Protocol
+from monai_hyper.evaluation.records import RESULTS
 from monai_hyper.evaluation.run import evaluate_folder
 from monai_hyper.methods.registry import FAST, METHODS
+
+ROWS = Path(__file__).parent / "rows"
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,10 @@ def run_part(part: Part, data: Path, output: Path, weights: Path | None) -> None
         classes=part.classes,
         perturb_fov=part.perturb_fov, shift=part.shift, support_dataset=data / part.support if part.support else None,
     )  # fmt: skip
+    kept, results = ROWS / f"{part.name}.csv", output / part.name / RESULTS
+    if part.split == "select" and kept.exists() and not results.exists():
+        results.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kept, results)
     begun = time.perf_counter()
     evaluate_folder(protocol, output / part.name, weights, part.group, versions())
     took = output / part.name / "seconds.json"

@@ -25,6 +25,7 @@ from monai_hyper.evaluation.protocol import Protocol
 from monai_hyper.evaluation.run import clear, evaluate_folder, table_of
 from monai_hyper.export.deploy import provenance, refuse_folder, write_bundle
 from monai_hyper.export.nifti import save_label
+from monai_hyper.export.onnx import refuse_without_onnx
 from monai_hyper.export.overview import overview
 from monai_hyper.inference.pipeline import modality_warning, read_support
 from monai_hyper.inference.segmenter import Segmenter
@@ -182,6 +183,7 @@ def adapt(
     device: str = "cpu",
     polish: int | None = None,
     polish_seconds: float | None = None,
+    onnx: bool = False,
     progress: Report = print,
 ) -> dict:
     """Generate the network of a folder of annotated volumes, and write it as a MONAI bundle, see :func:`write_bundle`.
@@ -191,6 +193,7 @@ def adapt(
         output: folder of the bundle, which must not exist.
         name: of the bundle, for people; default: what it segments.
         polish: number of gradient steps; or polish_seconds: see :func:`segment`.
+        onnx: whether to write the network as ONNX, too.
 
     Returns:
         folder, classes and expected Dice.
@@ -200,12 +203,14 @@ def adapt(
     """
     refuse_folder(output)
     check_polish(polish, polish_seconds)
+    if onnx:
+        refuse_without_onnx()
     cases = list_cases(support) if isinstance(support, Path) else cases_of(support)
     segmenter = fitted(support, cases, classes, absent_means, weights, device, polish, polish_seconds, progress)
     plan, seconds = segmenter.plan_, segmenter.polish_seconds
     how = {"steps": polish} if polish else {"seconds": seconds} if seconds else None
     origin = provenance(segmenter, cases, weights or RELEASED, how)
-    write_bundle(segmenter, output, name or f"{' '.join(plan.classes)} on {plan.modality}", origin, versions())
+    write_bundle(segmenter, output, name or f"{' '.join(plan.classes)} on {plan.modality}", origin, versions(), onnx)
     return {"bundle": str(output), "classes": list(plan.classes), "expected_dice": segmenter.expected_dice_}
 
 

@@ -17,6 +17,7 @@ from torch import nn
 import monai_hyper
 from monai_hyper.data.folder import Case
 from monai_hyper.export.model_card import model_card
+from monai_hyper.export.onnx import write_onnx
 from monai_hyper.inference.pipeline import Plan
 from monai_hyper.inference.segmenter import Segmenter
 from monai_hyper.networks.rebuild import describe
@@ -48,13 +49,16 @@ def refuse_folder(folder: Path) -> None:
         raise InputError(f"{folder}: exists already. Choose another --output, or move it away.")
 
 
-def write_bundle(segmenter: Segmenter, folder: Path, name: str, origin: dict, versions: dict[str, str]) -> Path:
+def write_bundle(
+    segmenter: Segmenter, folder: Path, name: str, origin: dict, versions: dict[str, str], onnx: bool = False
+) -> Path:
     """Write the bundle beside its place and rename it, so that a bundle that is there is whole.
 
     Args:
         segmenter: after :meth:`Segmenter.fit`.
         folder: of the bundle, which must not exist; name: of the bundle, for people.
         origin: see :func:`provenance`; versions: of what the network depends on.
+        onnx: whether to write ``models/model.onnx``, too.
 
     Raises:
         InputError: if ``folder`` exists.
@@ -68,6 +72,8 @@ def write_bundle(segmenter: Segmenter, folder: Path, name: str, origin: dict, ve
         write_texts(root, metadata, inference_of(network, segmenter.plan_))
         write_scripts(root / "scripts")
         write_network(network, root / "models")
+        if onnx:
+            write_onnx(network, root / "models" / "model.onnx")
         write_large_files(root)
         os.replace(root, folder)
     return folder

@@ -7,6 +7,8 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +17,11 @@ from monai.bundle import ConfigParser, ckpt_export, create_workflow, verify_net_
 from torch import nn
 
 from monai_hyper.export.deploy import LARGEST_MB, TEXTS
+from monai_hyper.export.onnx import run_onnx
 from monai_hyper.types import InputError
+
+SHAPE = (40, 36, 44)
+"""Size of an image that forms of a network are compared by."""
 
 NEEDED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md")
 
@@ -33,7 +39,9 @@ def verify_bundle(bundle: Path) -> list[dict[str, str]]:
     """
     if not bundle.is_dir():
         raise InputError(f"{bundle}: no such folder; expected a MONAI bundle. Check the path.")
-    checks = (layout, sizes, metadata, weights, channels, properties, net_in_out, checkpoint_export, torchscript)
+    checks = (
+        layout, sizes, metadata, weights, channels, properties, net_in_out, checkpoint_export, torchscript, onnx,
+    )  # fmt: skip
     with found_first(bundle):
         return [row(check, bundle) for check in checks]
 
@@ -155,12 +163,28 @@ def torchscript(bundle: Path) -> str:
     path = bundle / "models" / "model.ts"
     if not path.exists():
         raise Skip("no models/model.ts")
+    return compared(bundle, torch.jit.load(str(path), map_location="cpu"))
+
+
+def onnx(bundle: Path) -> str:
+    """``models/model.onnx`` says in onnxruntime what ``network_def`` says with ``models/model.pt``."""
+    path = bundle / "models" / "model.onnx"
+    if not path.exists():
+        raise Skip("no models/model.onnx")
+    if find_spec("onnxruntime") is None:
+        raise Skip("needs onnxruntime: pip install monai_hyper[onnx]")
+    return compared(bundle, partial(run_onnx, path))
+
+
+def compared(bundle: Path, other: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """What another form of a bundle's network says of an image, beside what the network says."""
     network = network_of(bundle).eval()
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True, map_location="cpu"))
-    image = torch.rand(1, 1, 40, 36, 44, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(1, 1, 7, 7, 7, generator=torch.Generator().manual_seed(0))
+    image = torch.nn.functional.interpolate(noise, SHAPE, mode="trilinear")  # smooth, as what aligns is
     with torch.no_grad():
-        one, other = network(image), torch.jit.load(str(path), map_location="cpu")(image)
-    apart = float((one - other).abs().max() / one.abs().max().clamp(min=1e-6))
+        one, two = network(image), other(image)
+    apart = float((one - two).abs().max() / one.abs().max().clamp(min=1e-6))
     if apart > 1e-3:
         raise InputError(f"logits differ by {apart:.2g} of the largest")
     return f"logits differ by {apart:.1g} of the largest"

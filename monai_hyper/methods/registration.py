@@ -149,7 +149,7 @@ def _atlases(support: SupportSet) -> list[Atlas]:
 
 def _content(image: Tensor) -> tuple[slice, ...]:
     """The box of an image ``(D, H, W)`` outside of which everything has the darkest value."""
-    bounds = content(image)
+    bounds = content(image).tolist()
     return tuple(slice(start, end) for start, end in zip(bounds[::2], bounds[1::2]))
 
 
@@ -171,7 +171,7 @@ def register(fixed: Tensor, moving: Tensor, threads: int = 1) -> Tensor:
     """
     centred = tuple((n - m) // 2 for n, m in zip(fixed.shape, moving.shape))
     fits, failure = {}, None
-    for shift in {centred, tuple(best_shift(fixed, moving))}:
+    for shift in {centred, tuple(best_shift(fixed, moving).tolist())}:
         try:
             fits[shift] = _fit(fixed, moving, _elastix(fixed, moving, shift, [_AFFINE], threads))
         except RuntimeError as error:

@@ -25,6 +25,19 @@ def voxels(size: list[int], like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(axes[0], axes[1], axes[2], indexing="ij"), -1)
 
 
+def exporting() -> bool:
+    """Whether an exporter traces what is computed: operators that it does not know, and choices, are to be avoided."""
+    if torch.jit.is_scripting():
+        return False
+    return torch.jit.is_tracing()
+
+
+def vector(numbers: list[int], like: Tensor) -> Tensor:
+    """Whole numbers as a tensor ``(3,)``; unlike ``torch.tensor`` it keeps numbers that an exporter traces."""
+    zero = torch.zeros((), device=like.device, dtype=like.dtype)
+    return torch.stack([zero + numbers[0], zero + numbers[1], zero + numbers[2]])
+
+
 def read_at(volumes: Tensor, places: Tensor, size: list[int], mode: str = "zeros") -> Tensor:
     """Values at places that are given as voxel indices of a grid of ``size``, which ``volumes`` span.
 
@@ -36,7 +49,7 @@ def read_at(volumes: Tensor, places: Tensor, size: list[int], mode: str = "zeros
     Returns:
         ``(1, C, D, H, W)``.
     """
-    extent = torch.tensor(size, device=places.device, dtype=places.dtype)
+    extent = vector(size, places)
     grid = ((places + 0.5) * 2 / extent - 1).flip(-1)[None]
     return F.grid_sample(volumes, grid, "bilinear", mode, align_corners=False)
 
@@ -48,13 +61,12 @@ def stretched(size: list[int], other: list[int], like: Tensor) -> Tensor:
         >>> stretched([4, 4, 4], [2, 2, 2], torch.zeros(()))[0, 0, 0]
         tensor([-0.2500, -0.2500, -0.2500])
     """
-    ratio = torch.tensor([other[i] / size[i] for i in range(3)], device=like.device, dtype=like.dtype)
-    return (voxels(size, like) + 0.5) * ratio - 0.5
+    return (voxels(size, like) + 0.5) * (vector(other, like) / vector(size, like)) - 0.5
 
 
 def within(places: Tensor, size: list[int]) -> Tensor:
     """Which places lie on a grid of ``size``, ``(1, 1, D, H, W)`` float."""
-    extent = torch.tensor(size, device=places.device, dtype=places.dtype)
+    extent = vector(size, places)
     return ((places >= -0.5) & (places <= extent - 0.5)).all(-1).to(places.dtype)[None, None]
 
 
@@ -94,12 +106,15 @@ def smooth(x: Tensor, side: int = 3) -> Tensor:
     """Mean over cubes of ``side`` voxels, ``(B, C, D, H, W)``; the edge is repeated."""
     r = side // 2
     x = F.pad(x, [r, r, r, r, r, r], mode="replicate")
-    for axis in (2, 3, 4):  # shifted sums: pooling would touch every voxel of the cube
-        length = x.shape[axis] + 1 - side
-        total = x.narrow(axis, 0, length).clone()
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing():  # one operator in an exported network
+            return F.avg_pool3d(x, side, 1)
+    for axis in range(3):  # shifted sums: pooling would touch every voxel of the cube
+        x = x.movedim(2 + axis, 2)
+        total = x[:, :, : 1 - side].clone() if side > 1 else x.clone()
         for shift in range(1, side):
-            total += x.narrow(axis, shift, length)
-        x = total
+            total += x[:, :, shift : shift + 1 - side] if shift + 1 < side else x[:, :, shift:]
+        x = total.movedim(2, 2 + axis)
     return x.mul_(1 / side**3)
 
 
@@ -128,34 +143,87 @@ def descriptors(image: Tensor) -> Tensor:
     distance = smooth(torch.cat(found, 1))
     distance = distance - distance.amin(1, keepdim=True)
     spread = distance.mean(1, keepdim=True)
-    middle = float(spread.mean()) + 1e-9
+    middle = spread.mean() + 1e-9
     return torch.exp(-distance / spread.clamp(1e-3 * middle, 1e3 * middle))
 
 
-def content(image: Tensor, thinnest: int = 8) -> list[int]:
+def content(image: Tensor, thinnest: int = 8) -> Tensor:
     """Bounds of the smallest box outside of which an image ``(D, H, W)`` has its darkest value everywhere.
 
     Returns:
-        start and end along the three axes; a side that would be shorter than ``thinnest`` voxels stays whole.
+        start and end along the three axes, whole numbers ``(6,)``; a side that would be shorter than ``thinnest``
+        voxels stays whole.
     """
-    low, high = float(image.min()), float(image.max())
-    bright = image > low + 0.01 * (high - low)
-    bounds: list[int] = []
-    lines = [bright.any(2).any(1), bright.any(2).any(0), bright.any(1).any(0)]
-    for axis in range(3):
-        inside = lines[axis].nonzero()
-        if len(inside) > 0 and int(inside[-1]) + 1 - int(inside[0]) >= thinnest:
-            bounds.extend([int(inside[0]), int(inside[-1]) + 1])
-        else:
-            bounds.extend([0, image.shape[axis]])
-    return bounds
+    low, high = image.min(), image.max()
+    bright = (image > low + 0.01 * (high - low)).long()
+    bounds: list[Tensor] = []
+    for line in [bright.amax([1, 2]), bright.amax([0, 2]), bright.amax([0, 1])]:
+        first, last = line.argmax(), line.shape[0] - line.flip(0).argmax()
+        whole = (line.sum() == 0) | (last - first < thinnest)
+        bounds.append(torch.where(whole, torch.zeros_like(first), first))
+        bounds.append(torch.where(whole, torch.zeros_like(first) + line.shape[0], last))
+    return torch.stack(bounds)
 
 
-def _correlated(a: Tensor, b: Tensor, size: list[int]) -> Tensor:
-    return torch.fft.irfftn(torch.fft.rfftn(a, s=size) * torch.fft.rfftn(b.flip([0, 1, 2]), s=size), s=size)
+def _boxed(x: Tensor, bounds: Tensor) -> Tensor:
+    """What lies within bounds, see :func:`content`, of ``(1, 1, D, H, W)``."""
+    if torch.jit.is_scripting():
+        b = [int(bounds[0]), int(bounds[1]), int(bounds[2]), int(bounds[3]), int(bounds[4]), int(bounds[5])]
+        return x[:, :, b[0] : b[1], b[2] : b[3], b[4] : b[5]]
+    return x[:, :, bounds[0] : bounds[1], bounds[2] : bounds[3], bounds[4] : bounds[5]]
 
 
-def best_shift(fixed: Tensor, moving: Tensor, search_side: int = 32, least_overlap: float = 0.25) -> list[int]:
+def _waves(rows: int, columns: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of a Fourier transform of ``rows`` frequencies, ``(rows, columns)``."""
+    k, n = torch.arange(rows, device=like.device), torch.arange(columns, device=like.device)
+    angle = 2 * math.pi / rows * (k[:, None] * n % rows).to(like.dtype)
+    return torch.sin(angle + math.pi / 2), torch.sin(angle)
+
+
+def _transformed(real: Tensor, imaginary: Tensor, size: list[int], sign: float) -> tuple[Tensor, Tensor]:
+    """Fourier transform of stacks ``(S, d, h, w)``, continued by zeros to ``size``; sign: 1 forward, -1 backward.
+
+    By matrices: the images are small, and unlike transforms of the library it can be exported.
+    """
+    for _ in range(3):
+        cosines, sines = _waves(size[0], real.shape[1], real)
+        real, imaginary = real.movedim(1, -1), imaginary.movedim(1, -1)  # the axes come back in their order
+        further = real @ cosines.T + sign * (imaginary @ sines.T)
+        imaginary = imaginary @ cosines.T - sign * (real @ sines.T)
+        real, size = further, [size[1], size[2], size[0]]
+    return real, imaginary
+
+
+def _correlated(first: Tensor, second: Tensor, size: list[int]) -> Tensor:
+    """Sums of products of stacks of images ``(S, d, h, w)`` at every shift, ``(S, *size)``."""
+    a, b = _transformed(first, torch.zeros_like(first), size, 1.0)
+    second = second.flip([1, 2, 3])
+    c, d = _transformed(second, torch.zeros_like(second), size, 1.0)
+    return _transformed(a * c - b * d, a * d + b * c, size, -1.0)[0] / (size[0] * size[1] * size[2])
+
+
+def _largest(sides: list[int]) -> int:
+    """The largest of several numbers."""
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing():
+            return torch.stack([torch.as_tensor(side) for side in sides]).amax()
+    return max(sides)
+
+
+def _pooled(x: Tensor, step: int) -> Tensor:
+    """Mean over cubes of ``step`` voxels of an image ``(D, H, W)``, those at the far edge over what they hold."""
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing():  # pooling wants to know the step before
+            for _ in range(3):
+                n = torch.arange(x.shape[0], device=x.device) // step
+                rows = (n == torch.arange((x.shape[0] + step - 1) // step, device=x.device)[:, None]).to(x.dtype)
+                x = ((rows / rows.sum(1, keepdim=True)) @ x.flatten(1)).reshape(-1, x.shape[1], x.shape[2])
+                x = x.movedim(0, -1)
+            return x
+    return F.avg_pool3d(x[None, None], step, ceil_mode=True)[0, 0]
+
+
+def best_shift(fixed: Tensor, moving: Tensor, search_side: int = 32, least_overlap: float = 0.25) -> Tensor:
     """The shift of one image over another, to a few voxels, at which they correlate best over what they share.
 
     All shifts are tried by Fourier transforms, after Padfield, "Masked Object Registration in the Fourier Domain",
@@ -168,29 +236,31 @@ def best_shift(fixed: Tensor, moving: Tensor, search_side: int = 32, least_overl
         least_overlap: share of the smaller image that must be shared.
 
     Returns:
-        voxels along each axis that voxel 0 of ``moving`` lies behind voxel 0 of ``fixed``.
+        voxels along each axis that voxel 0 of ``moving`` lies behind voxel 0 of ``fixed``, whole numbers ``(3,)``.
 
     Example:
         >>> volume = torch.rand(12, 12, 12)
         >>> best_shift(volume, volume[2:, 1:, :])
-        [2, 1, 0]
+        tensor([2, 1, 0])
     """
-    step = int(math.ceil(max(max(fixed.shape), max(moving.shape)) / search_side))
-    a = F.avg_pool3d(fixed[None, None], step, ceil_mode=True)[0, 0].double()
-    b = F.avg_pool3d(moving[None, None], step, ceil_mode=True)[0, 0].double()
+    sides = [fixed.shape[0], fixed.shape[1], fixed.shape[2], moving.shape[0], moving.shape[1], moving.shape[2]]
+    step = (_largest(sides) + search_side - 1) // search_side
+    a, b = _pooled(fixed, step).double(), _pooled(moving, step).double()
     a, b = a - a.mean(), b - b.mean()
     size = [a.shape[0] + b.shape[0] - 1, a.shape[1] + b.shape[1] - 1, a.shape[2] + b.shape[2] - 1]
     in_a, in_b = torch.ones_like(a), torch.ones_like(b)
-    shared = _correlated(in_a, in_b, size).round().clamp(min=1)
-    sum_a, sum_b = _correlated(a, in_b, size), _correlated(in_a, b, size)
-    covariance = _correlated(a, b, size) - sum_a * sum_b / shared
-    of_a = (_correlated(a.square(), in_b, size) - sum_a.square() / shared).clamp(min=1e-6)
-    of_b = (_correlated(in_a, b.square(), size) - sum_b.square() / shared).clamp(min=1e-6)
+    firsts = torch.stack([in_a, a, in_a, a, a.square(), in_a])
+    found = _correlated(firsts, torch.stack([in_b, in_b, b, b, in_b, b.square()]), size)
+    shared, sum_a, sum_b = found[0].round().clamp(min=1), found[1], found[2]
+    covariance = found[3] - sum_a * sum_b / shared
+    of_a = (found[4] - sum_a.square() / shared).clamp(min=1e-6)
+    of_b = (found[5] - sum_b.square() / shared).clamp(min=1e-6)
     score = covariance.abs() / (of_a * of_b).sqrt() * shared.sqrt()
-    score = torch.where(shared < least_overlap * min(a.numel(), b.numel()), torch.zeros_like(score), score)
-    place = int(score.argmax())
-    found = [place // (size[1] * size[2]), place // size[2] % size[1], place % size[2]]
-    return [step * (found[i] - (b.shape[i] - 1)) for i in range(3)]
+    score = torch.where(shared < least_overlap * torch.minimum(in_a.sum(), in_b.sum()), torch.zeros_like(score), score)
+    place = score.flatten().argmax()
+    rest = place % (size[1] * size[2])
+    at = torch.stack([place // (size[1] * size[2]), rest // size[2], rest % size[2]])
+    return step * (at - vector([b.shape[0] - 1, b.shape[1] - 1, b.shape[2] - 1], at))
 
 
 def local_correlation(first: Tensor, second: Tensor, side: int = 5) -> Tensor:
@@ -211,8 +281,53 @@ def local_correlation(first: Tensor, second: Tensor, side: int = 5) -> Tensor:
 
 def _steps(reach: int, like: Tensor) -> Tensor:
     """All displacements of up to ``reach`` steps along each axis, ``(L, 3)``."""
-    axis = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
-    return torch.cartesian_prod(axis, axis, axis)
+    side = 2 * reach + 1
+    return voxels([side, side, side], like).reshape(-1, 3) - reach
+
+
+def _from(x: Tensor, axis: int, first: int, reach: int, stride: int) -> Tensor:
+    """Every ``stride``-th voxel along an axis from the one numbered ``first`` on, as many as lie within the padding."""
+    x = x.movedim(axis, 0)
+    x = x[first : first - 2 * reach : stride] if first < 2 * reach else x[first::stride]
+    return x.movedim(0, axis)
+
+
+def _differences(reference: Tensor, padded: Tensor, shown: Tensor, reach: int, stride: int) -> Tensor:
+    """Squared differences to what is padded, where it is shown, and where that is, at every displacement.
+
+    Args:
+        reference: ``(1, C, d, h, w)``; padded, shown: ``(1, C, ...)`` and ``(1, 1, ...)``, by ``reach`` voxels.
+
+    Returns:
+        ``(L, 2, d, h, w)``.
+    """
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing():
+            return _differences_at_once(reference, torch.cat([padded, shown], 1), reach, stride)
+    count, found = 2 * reach + 1, []
+    for a in range(count):
+        padded_a, shown_a = _from(padded, 2, a, reach, stride), _from(shown, 2, a, reach, stride)
+        for b in range(count):
+            padded_b, shown_b = _from(padded_a, 3, b, reach, stride), _from(shown_a, 3, b, reach, stride)
+            for c in range(count):
+                there, seen = _from(padded_b, 4, c, reach, stride), _from(shown_b, 4, c, reach, stride)
+                found.append(torch.cat([(reference - there).square().mean(1, keepdim=True) * seen, seen], 1))
+    return torch.cat(found)
+
+
+def _differences_at_once(reference: Tensor, padded: Tensor, reach: int, stride: int) -> Tensor:
+    """The same in few operators, which is slower, but a network that is exported operator by operator loads sooner."""
+    count, (d, h, w) = 2 * reach + 1, reference.shape[2:]
+    first = torch.arange(count, device=padded.device)[:, None]
+    rows = (first + stride * torch.arange(h, device=padded.device)).flatten()
+    lines = (first + stride * torch.arange(w, device=padded.device)).flatten()
+    found = []
+    for a in range(count):
+        there = padded[0, :, a : a - 2 * reach : stride] if a < 2 * reach else padded[0, :, a::stride]
+        there = there.index_select(2, rows).index_select(3, lines).reshape(-1, d, count, h, count, w)
+        apart = (reference[0, :, :, None, :, None] - there[:-1]).square().mean(0, keepdim=True) * there[-1:]
+        found.append(torch.cat([apart, there[-1:]]).permute(2, 4, 0, 1, 3, 5).reshape(count * count, 2, d, h, w))
+    return torch.cat(found)
 
 
 def _costs(
@@ -225,19 +340,12 @@ def _costs(
         stride: every how many voxels the images are compared; cell: of so many compared voxels a side.
         outside: dissimilarity of what the other image does not show; two images of one body have about half of it.
     """
-    d, h, w = fixed.shape[2:]
     r = reach
     padded = F.pad(moving, [r, r, r, r, r, r], mode="replicate")
     shown = F.pad(covered, [r, r, r, r, r, r])
     reference = fixed[:, :, ::stride, ::stride, ::stride].contiguous()
-    found: list[Tensor] = []
-    for a in range(2 * r + 1):
-        for b in range(2 * r + 1):
-            for c in range(2 * r + 1):
-                there = padded[:, :, a : a + d : stride, b : b + h : stride, c : c + w : stride]
-                seen = shown[:, :, a : a + d : stride, b : b + h : stride, c : c + w : stride]
-                found.append(torch.cat([(reference - there).square().mean(1, keepdim=True) * seen, seen], 1))
-    cells = F.avg_pool3d(torch.cat(found), cell, ceil_mode=True, count_include_pad=False)
+    found = _differences(reference, padded, shown, r, stride)
+    cells = F.avg_pool3d(found, cell, ceil_mode=True, count_include_pad=False)
     share = cells[:, 1]
     return torch.where(share > 0.2, cells[:, 0] / share.clamp(min=1e-3), torch.full_like(share, outside))
 
@@ -323,6 +431,15 @@ def _coarser(places: Tensor, factor: int) -> Tensor:
     return reduce(places.permute(3, 0, 1, 2)[None], factor)[0].permute(1, 2, 3, 0)
 
 
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve a positive definite system of four equations by elimination, which can be exported."""
+    rows = torch.cat([matrix, right], 1).double()
+    for i in range(4):
+        pivot, above, below = rows[i : i + 1] / rows[i, i], rows[:i], rows[i + 1 :]
+        rows = torch.cat([above - above[:, i : i + 1] * pivot, pivot, below - below[:, i : i + 1] * pivot])
+    return rows[:, 4:].to(right.dtype)
+
+
 def _affine(places: Tensor, every: int = 6) -> Tensor:
     """The affine transform nearest to ``places``, outliers weighing little."""
     size = [places.shape[0], places.shape[1], places.shape[2]]
@@ -335,23 +452,25 @@ def _affine(places: Tensor, every: int = 6) -> Tensor:
     solution = torch.zeros(4, 3, device=places.device, dtype=places.dtype)
     for _ in range(4):
         gram = (rows * weight).T @ rows
-        stiff = 0.05 * gram.diagonal()[:3].mean() + 1e-3
-        penalty = torch.cat([stiff.expand(3), torch.full_like(stiff, 1e-6)[None]])
-        solution = torch.linalg.solve(gram + torch.diag(penalty), (rows * weight).T @ moved)
+        stiff = 0.05 * (gram[0, 0] + gram[1, 1] + gram[2, 2]) / 3 + 1e-3
+        tiny = torch.full_like(stiff, 1e-6)
+        penalty = torch.stack([stiff, stiff, stiff, tiny]) * torch.eye(4, device=gram.device, dtype=gram.dtype)
+        solution = _solved(gram + penalty, (rows * weight).T @ moved)
         rest = (moved - rows @ solution).norm(2.0, 1, True)
-        weight = 1 / (1 + (rest / (rest.median() + 1e-3)).square())
+        middling = rest.flatten().sort().values[(rest.shape[0] - 1) // 2]
+        weight = 1 / (1 + (rest / (middling + 1e-3)).square())
     flat = grid.reshape(-1, 3)
     return (flat + torch.cat([flat - middle, torch.ones_like(flat[:, :1])], 1) @ solution).reshape(places.shape)
 
 
-def _fit(halved: Tensor, moving: Tensor, places: Tensor) -> float:
+def _fit(halved: Tensor, moving: Tensor, places: Tensor) -> Tensor:
     """How well a warped image fits to another that was averaged over 2 voxels a side: mean squared local correlation,
     times the root of the voxels it covers."""
     size = [moving.shape[2], moving.shape[3], moving.shape[4]]
     coarse = _coarser(places, 2)
     covered = within(coarse, size)[0, 0]
     warped = read_at(moving, coarse, size, "border")[0, 0]
-    return float((covered * local_correlation(warped, halved[0, 0]).square()).sum() / covered.sum().clamp(min=1).sqrt())
+    return (covered * local_correlation(warped, halved[0, 0]).square()).sum() / covered.sum().clamp(min=1).sqrt()
 
 
 def _aligned(fixed: Tensor, moving: Tensor, thinnest: int = 12) -> Tensor:
@@ -363,15 +482,13 @@ def _aligned(fixed: Tensor, moving: Tensor, thinnest: int = 12) -> Tensor:
     shape = [fixed.shape[2], fixed.shape[3], fixed.shape[4]]
     halved = reduce(fixed, 2)
     pyramid = [[descriptors(fixed), descriptors(moving)], [descriptors(halved), descriptors(reduce(moving, 2))]]
-    starts = [best_shift(fixed[0, 0], moving[0, 0]), [(shape[i] - size[i]) // 2 for i in range(3)]]
-    best, found = -1.0, voxels(shape, fixed)
-    for start in starts:
-        places = voxels(shape, fixed) - torch.tensor(start, device=fixed.device, dtype=fixed.dtype)
-        level = pyramid[stages[0][0] - 1]
-        places = _affine(_improved(level[0], level[1], places, size, stages[0]))
-        fit = _fit(halved, moving, places)
-        if fit > best:
-            best, found = fit, places
+    centred = ((vector(shape, fixed) - vector(size, fixed)) / 2).floor()
+    level, found = pyramid[stages[0][0] - 1], voxels(shape, fixed)
+    tried: list[Tensor] = []
+    for start in [best_shift(fixed[0, 0], moving[0, 0]).to(fixed), centred]:
+        tried.append(_affine(_improved(level[0], level[1], found - start, size, stages[0])))
+    fits = _fit(halved, moving, tried[0]), _fit(halved, moving, tried[1])
+    found = torch.where(fits[1] > fits[0], tried[1], tried[0])
     for stage in stages[1:]:
         level = pyramid[stage[0] - 1]
         found = _improved(level[0], level[1], found, size, stage)
@@ -398,19 +515,15 @@ def align(fixed: Tensor, moving: Tensor, most_voxels: int = 200_000) -> Tensor:
     """
     with torch.no_grad():
         a, b = content(fixed[0, 0]), content(moving[0, 0])
-        first = fixed[:, :, a[0] : a[1], a[2] : a[3], a[4] : a[5]].float()
-        second = moving[:, :, b[0] : b[1], b[2] : b[3], b[4] : b[5]].float()
-        if max(first.numel(), second.numel()) > most_voxels:
-            found = _finer(_aligned(reduce(first, 2), reduce(second, 2)), first.shape[2:])
-        else:
-            found = _aligned(first, second)
+        first, second = _boxed(fixed, a).float(), _boxed(moving, b).float()
+        many = _largest([first.numel(), second.numel()]) // (most_voxels + 1)
+        factor = 1 + 2 * many // (many + 1)  # 2 if there are too many, else 1
+        found = _finer(_aligned(_coarse(first, factor), _coarse(second, factor)), factor, first.shape[2:])
         shape = [fixed.shape[2], fixed.shape[3], fixed.shape[4]]
-        start = torch.tensor([a[0], a[2], a[4]], device=fixed.device, dtype=torch.float32)
-        offset = torch.tensor([b[0], b[2], b[4]], device=fixed.device, dtype=torch.float32)
-        return after(found, voxels(shape, found) - start) + offset
+        return after(found, voxels(shape, found) - a[::2].to(found)) + b[::2].to(found)
 
 
-def unexplained(image: Tensor, other: Tensor, places: Tensor) -> float:
+def unexplained(image: Tensor, other: Tensor, places: Tensor) -> Tensor:
     """What an aligned image leaves of another, by descriptors: the mean squared difference, relative to the variance.
 
     Args:
@@ -418,14 +531,24 @@ def unexplained(image: Tensor, other: Tensor, places: Tensor) -> float:
         places: where the voxels of ``image`` lie in ``other``, ``(D, H, W, 3)``.
 
     Returns:
-        0 where the two are the same, 1 where the mean descriptor would explain as much as the other image does.
+        a number: 0 where the two are the same, 1 where the mean descriptor would explain as much as the other image.
     """
     first = descriptors(image)
     second = read_at(descriptors(other), places, [other.shape[2], other.shape[3], other.shape[4]], "border")
     rest = (first - second).square().mean((0, 2, 3, 4)).sum()
-    return float(rest / first.var((0, 2, 3, 4)).sum().clamp(min=1e-9))
+    return rest / first.var((0, 2, 3, 4)).sum().clamp(min=1e-9)
 
 
-def _finer(places: Tensor, size: list[int]) -> Tensor:
-    """Places between two images that were averaged over 2 voxels a side, for the images themselves."""
-    return (after(places, (voxels(size, places) + 0.5) / 2 - 0.5) + 0.5) * 2 - 0.5
+def _coarse(x: Tensor, factor: int) -> Tensor:
+    """Mean over cubes of voxels of an image ``(1, 1, D, H, W)``."""
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing():
+            return _pooled(x[0, 0], factor)[None, None]
+    return x if factor == 1 else _pooled(x[0, 0], factor)[None, None]
+
+
+def _finer(places: Tensor, factor: int, size: list[int]) -> Tensor:
+    """Places between two images that were averaged over ``factor`` voxels a side, for the images themselves."""
+    if not exporting() and factor == 1:
+        return places
+    return (after(places, (voxels(size, places) + 0.5) / factor - 0.5) + 0.5) * factor - 0.5

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
-from monai_hyper.networks.alignment import align, read_at, unexplained, voxels
-from monai_hyper.networks.confidence import confidence
+from monai_hyper.networks.alignment import align, exporting, read_at, unexplained, vector, voxels
+from monai_hyper.networks.confidence import expectation
 from monai_hyper.networks.unet import Target
 
 
@@ -27,8 +27,8 @@ class Finder(nn.Module):
         self.template = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
         self.mask = nn.Parameter(torch.zeros(1, 1, *template), requires_grad=False)
 
-    def forward(self, image: Tensor) -> tuple[list[int], Tensor]:
-        """First voxels and sides of the window in an image ``(1, 1, D, H, W)``, six numbers; and where its voxels, on
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """First voxels and sides of the window in an image ``(1, 1, D, H, W)``, ``(6,)``; and where its voxels, on
         the template's grid, lie in the template."""
         size = [self.template.shape[2], self.template.shape[3], self.template.shape[4]]
         places = align(reduce(image, self.factor), self.template)
@@ -37,42 +37,41 @@ class Finder(nn.Module):
 
     def explains(self, image: Tensor, places: Tensor) -> bool:
         """Whether an image looks like the template that it is aligned to; places: as from :meth:`forward`."""
-        return unexplained(reduce(image, self.factor), self.template, places) < 1
+        return bool(unexplained(reduce(image, self.factor), self.template, places) < 1)
 
 
-def window_of(mask: Tensor, factor: int, window: list[int], size: list[int]) -> list[int]:
+def window_of(mask: Tensor, factor: int, window: list[int], size: list[int]) -> Tensor:
     """The window of an image around the centre of a soft mask, or in its middle where the mask is empty.
 
     Args:
         mask: ``(1, 1, d, h, w)`` on a grid that is coarser by ``factor``; size: of the image.
 
     Returns:
-        first voxels along the axes, then sides.
+        first voxels along the axes, then sides, whole numbers ``(6,)``.
 
     Example:
         >>> window_of(torch.ones(1, 1, 4, 4, 4), 2, [4, 6, 20], [8, 8, 8])
-        [2, 1, -6, 4, 6, 20]
+        tensor([ 2,  1, -6,  4,  6, 20])
     """
     shape = [mask.shape[2], mask.shape[3], mask.shape[4]]
     weight = mask[0, 0, :, :, :, None]
     centre = (voxels(shape, mask) * weight).sum((0, 1, 2)) / weight.sum().clamp(min=1e-6)
-    found: list[int] = []
-    for axis in range(3):
-        middle = (float(centre[axis]) + 0.5) * factor if float(mask.sum()) > 1 else size[axis] / 2
-        found.append(int(round(middle - window[axis] / 2)))
-    return found + window
+    sides = torch.tensor(window, device=mask.device)
+    middle = (centre.double() + 0.5) * factor
+    middle = torch.where(mask.sum() > 1, middle, vector(size, middle) / 2)
+    return torch.cat([(middle - sides / 2).round().long(), sides])
 
 
-def cut(volume: Tensor, window: list[int], beyond: str = "edge") -> Tensor:
+def cut(volume: Tensor, window: Tensor, beyond: str = "edge") -> Tensor:
     """A window of volumes ``(B, C, D, H, W)``, beyond their edges the edge itself, or "zero".
 
     Args:
         window: see :func:`window_of`.
     """
     for axis in range(3):
-        index = torch.arange(window[axis], window[axis] + window[axis + 3], device=volume.device)
+        index = torch.arange(int(window[axis + 3]), device=volume.device) + window[axis]
         last = volume.shape[axis + 2] - 1
-        volume = volume.index_select(axis + 2, index.clamp(0, last))
+        volume = volume.index_select(axis + 2, index.clamp(min=0).clamp(max=last))
         if beyond == "zero":
             shape = [1, 1, 1, 1, 1]
             shape[axis + 2] = -1
@@ -80,24 +79,24 @@ def cut(volume: Tensor, window: list[int], beyond: str = "edge") -> Tensor:
     return volume
 
 
-def put(logits: Tensor, window: list[int], size: list[int]) -> Tensor:
+def put(logits: Tensor, window: Tensor, size: list[int]) -> Tensor:
     """Logits of a window in a volume of ``size`` that is background everywhere else."""
-    whole = torch.full([logits.shape[0], logits.shape[1], size[0], size[1], size[2]], -15.0, device=logits.device)
-    whole[:, 0] = 0
-    low = [max(0, window[axis]) for axis in range(3)]
-    high = [max(low[axis], min(size[axis], window[axis] + window[axis + 3])) for axis in range(3)]
-    a, b, c = low[0] - window[0], low[1] - window[1], low[2] - window[2]
-    d, e, f = high[0] - low[0], high[1] - low[1], high[2] - low[2]
-    shown = logits[:, :, a : a + d, b : b + e, c : c + f].to(whole.dtype)
-    whole[:, :, low[0] : high[0], low[1] : high[1], low[2] : high[2]] = shown
-    return whole
+    background = torch.full_like(logits[:, :, :1, :1, :1], -15.0)
+    background[:, 0] = 0
+    inside: list[Tensor] = []
+    for axis in range(3):
+        index = torch.arange(size[axis], device=logits.device) - window[axis]
+        inside.append((index >= 0) & (index < logits.shape[axis + 2]))
+        logits = logits.index_select(axis + 2, index.clamp(0, logits.shape[axis + 2] - 1))
+    there = inside[0][:, None, None] & inside[1][:, None] & inside[2]
+    return torch.where(there, logits, background)
 
 
 class Cascade(nn.Module):
     """A finder, the network for its window, and where the window is not to be trusted others for the whole volume.
 
-    Of several answers the one counts that expects the highest Dice of itself; those without alignment are asked only
-    where the template does not explain the image. It needs no hypernetwork and no support set.
+    Of several answers the one counts that expects the highest Dice of itself; those without alignment count only where
+    the template does not explain the image. It needs no hypernetwork and no support set.
     """
 
     def __init__(self, finder: Finder, local: Target, others: Sequence[Target] = ()) -> None:
@@ -112,9 +111,12 @@ class Cascade(nn.Module):
             window, places = self.finder(one)
             logits = put(self.local(cut(one, window)), window, one.shape[2:])
             for whole in self.others:  # those that are aligned have the finder's template
-                if whole.aligned or not self.finder.explains(one, places):
+                counts = unexplained(reduce(one, self.finder.factor), self.finder.template, places) >= 1
+                if whole.aligned:
+                    counts = torch.ones_like(counts)
+                if exporting() or bool(counts):
                     other = whole(one, [places])
-                    if confidence(other) > confidence(logits):
-                        logits = other
+                    better = counts & (expectation(other) > expectation(logits))
+                    logits = torch.where(better, other, logits)
             found.append(logits)
         return torch.cat(found)

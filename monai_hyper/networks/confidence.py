@@ -15,17 +15,25 @@ THIN = 0.05
 more than a structure."""
 
 
-def confidence(logits: Tensor, thin: float = THIN) -> float:
+def expectation(logits: Tensor, thin: float = THIN) -> Tensor:
     """The Dice that probabilities expect of themselves, of the best cut, mean over the foreground classes.
 
     Args:
         logits: ``(1, N, D, H, W)``, background first; thin: what is less probable is not counted.
+
+    Returns:
+        a number, float64.
     """
-    found: list[float] = []
+    found: list[Tensor] = []
     for each in logits.softmax(1)[0, 1:]:
         _, curve = dice_curve(each[each >= thin], thin)
-        found.append(float(curve.max()) if curve.shape[0] > 0 else 0.0)
-    return sum(found) / len(found)
+        found.append(torch.cat([curve, curve.new_zeros(1)]).max())
+    return torch.stack(found).mean()
+
+
+def confidence(logits: Tensor, thin: float = THIN) -> float:
+    """See :func:`expectation`."""
+    return float(expectation(logits, thin))
 
 
 class Expecting(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -58,6 +59,12 @@ def fit_field(x: Tensor, size: list[int]) -> Tensor:
 
 def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
     """Repeat the last voxels of ``(B, C, D, H, W)`` until every side has ``smallest`` of them."""
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing():  # whether it is to be padded is known only when the exported network runs
+            for axis in (2, 3, 4):
+                index = torch.arange(x.shape[axis] + (smallest - x.shape[axis]).clamp(min=0), device=x.device)
+                x = x.index_select(axis, index.clamp(max=x.shape[axis] - 1))
+            return x
     return pad_high(x, [max(0, smallest - side) for side in x.shape[2:]])
 
 

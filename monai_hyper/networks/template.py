@@ -60,7 +60,7 @@ class Template:
         """What the template leaves of the volumes that it was made of, see
         :func:`monai_hyper.networks.alignment.unexplained`: the mean over them; the one that it lies on counts too."""
         left = [
-            unexplained(support.images[k : k + 1, :, :d, :h, :w], self.image, self.own[k])
+            float(unexplained(support.images[k : k + 1, :, :d, :h, :w], self.image, self.own[k]))
             for k, (d, h, w) in enumerate(self.sizes)
         ]
         return sum(left) / len(left)
@@ -108,5 +108,5 @@ def frame_of(batch: TaskBatch, task: int = 0) -> Template:
 
 def _rank(image: Tensor, labels: Tensor) -> tuple[int, int, float]:
     """What a volume shows: voxels of content, foreground, and a number that tells equal ones apart."""
-    a, b, c, d, e, f = content(image[0, 0])
+    a, b, c, d, e, f = content(image[0, 0]).tolist()
     return (b - a) * (d - c) * (f - e), int((labels > 0).sum()), float(image.double().sum())

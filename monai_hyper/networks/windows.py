@@ -74,7 +74,7 @@ def _sides(labels: list[Tensor], sizes: list[list[int]]) -> list[int]:
     return [min(most, int(MARGIN * side + RIM)) for most, side in zip(mean, largest)]
 
 
-def _windowed(support: SupportSet, volumes: list[tuple[Tensor, Tensor]], windows: list[list[int]]) -> SupportSet:
+def _windowed(support: SupportSet, volumes: list[tuple[Tensor, Tensor]], windows: list[Tensor]) -> SupportSet:
     images = torch.cat([cut(image, window) for (image, _), window in zip(volumes, windows)])
     labels = torch.cat([cut(label, window, "zero") for (_, label), window in zip(volumes, windows)])
     return replace(support, images=images, labels=labels, extents=None)

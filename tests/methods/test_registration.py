@@ -174,7 +174,7 @@ def test_the_best_shift_is_found_by_what_both_show(sign, size):
     fixed, moving = whole[: 3 * quarter, :, quarter:], sign * whole[quarter:, quarter:, : 3 * quarter] + 3
     step = -(-size // 32)
     expected = torch.tensor([quarter, quarter, -quarter])
-    assert (torch.tensor(best_shift(fixed, moving)) - expected).abs().max() <= step
+    assert (best_shift(fixed, moving) - expected).abs().max() <= step
 
 
 def test_warping_by_whole_voxels_moves_them():
