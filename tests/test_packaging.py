@@ -42,7 +42,7 @@ def _imported(source: Path) -> set[str]:
 def test_everything_imported_is_required():
     setup = _setup()
     extras = setup["options.extras_require"]
-    declared = setup["options"]["install_requires"] + extras["train"] + extras["bundle"]
+    declared = setup["options"]["install_requires"] + extras["train"] + extras["bundle"] + extras["onnx"]
     known = {_name(line) for line in declared.splitlines() if line.strip()} | sys.stdlib_module_names | {"monai_hyper"}
     known |= {"pil"} if "pillow" in known else set()
     for source in (ROOT / "monai_hyper").rglob("*.py"):

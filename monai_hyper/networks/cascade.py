@@ -111,9 +111,9 @@ class Cascade(nn.Module):
             window, places = self.finder(one)
             logits = put(self.local(cut(one, window)), window, one.shape[2:])
             for whole in self.others:  # those that are aligned have the finder's template
-                counts = unexplained(reduce(one, self.finder.factor), self.finder.template, places) >= 1
-                if whole.aligned:
-                    counts = torch.ones_like(counts)
+                counts = torch.ones((), dtype=torch.bool, device=one.device)
+                if not whole.aligned:
+                    counts = unexplained(reduce(one, self.finder.factor), self.finder.template, places) >= 1
                 if exporting() or bool(counts):
                     other = whole(one, [places])
                     better = counts & (expectation(other) > expectation(logits))

@@ -101,7 +101,8 @@ def test_the_gradient_equals_that_of_the_folded_networks(small):
         sum((logits * torch.randn_like(logits)).mean() for logits in found).backward()
         gradients.append({name: p.grad.clone() for name, p in small.named_parameters() if name != "polish"})
     for name, expected in gradients[1].items():
-        assert float((gradients[0][name] - expected).norm()) <= 1e-3 * float(expected.norm()), name
+        # rounding, which differs between processors
+        assert float((gradients[0][name] - expected).norm()) <= 2e-3 * float(expected.norm()), name
 
 
 @torch.no_grad()
