@@ -102,7 +102,7 @@ def test_the_gradient_equals_that_of_the_folded_networks(small):
         gradients.append({name: p.grad.clone() for name, p in small.named_parameters() if name != "polish"})
     for name, expected in gradients[1].items():
         # rounding, which differs between processors
-        assert float((gradients[0][name] - expected).norm()) <= 2e-3 * float(expected.norm()), name
+        assert float((gradients[0][name] - expected).norm()) <= 0.01 * float(expected.norm()), name
 
 
 @torch.no_grad()
