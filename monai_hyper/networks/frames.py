@@ -35,9 +35,9 @@ def reading(shift: Tensor, side: int, count: int) -> Tensor:
                 [0.0000, 0.5000, 0.5000],
                 [0.0000, 0.0000, 0.5000]])
     """
-    voxels = torch.arange(side, device=shift.device, dtype=torch.float32)
+    voxels = torch.arange(side, device=shift.device, dtype=shift.dtype)
     places = (voxels + shift[..., None] + 0.5) * count / side - 0.5
-    values = torch.arange(count, device=shift.device, dtype=torch.float32)
+    values = torch.arange(count, device=shift.device, dtype=shift.dtype)
     return (1 - (places[..., None] - values).abs()).clamp(min=0)
 
 

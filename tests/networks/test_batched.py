@@ -1,6 +1,6 @@
 """Tasks together equal tasks one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +29,15 @@ def _far_from_the_start(make_body: Callable) -> HyperModel:
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
+
+
+@pytest.fixture
+def double(monkeypatch) -> Iterator[None]:
+    """All arithmetic in float64: the ridge regression makes rounding grow, more on some processors than on others."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture
@@ -92,7 +101,7 @@ def test_tasks_together_equal_tasks_one_by_one(small, shots, classes, local):
         assert_same(one, other)
 
 
-def test_the_gradient_equals_that_of_the_folded_networks(small):
+def test_the_gradient_equals_that_of_the_folded_networks(double, small):
     batch, gradients = make_batch(), []
     for answer in (segment_tasks, one_by_one):
         small.zero_grad()
@@ -101,8 +110,7 @@ def test_the_gradient_equals_that_of_the_folded_networks(small):
         sum((logits * torch.randn_like(logits)).mean() for logits in found).backward()
         gradients.append({name: p.grad.clone() for name, p in small.named_parameters() if name != "polish"})
     for name, expected in gradients[1].items():
-        # rounding, which differs between processors
-        assert float((gradients[0][name] - expected).norm()) <= 0.01 * float(expected.norm()), name
+        assert float((gradients[0][name] - expected).norm()) <= 1e-8 * float(expected.norm()), name
 
 
 @torch.no_grad()

@@ -23,6 +23,9 @@ from monai_hyper.synthesis.sources import Sources
 from monai_hyper.training import loop
 
 torch.set_num_threads(1)
+# the ridge regression makes rounding grow, more on some processors than on others: all arithmetic in float64
+torch.set_default_dtype(torch.float64)
+torch.Tensor.float = torch.Tensor.double
 output, world = Path(sys.argv[1]), int(sys.argv[2])
 
 
@@ -44,7 +47,7 @@ class Engine:
 
 
 class Plain(torch.optim.SGD):
-    # AdamW turns rounding of gradients near zero into whole steps; large steps make rounding grow in the next one.
+    # AdamW turns rounding of gradients near zero into whole steps.
 
     def __init__(self, groups, lr):
         super().__init__(groups, lr=lr, momentum=0.9)
@@ -76,13 +79,12 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
 def test_two_processes_reach_the_loss_and_the_parameters_of_one(runs):
     (alone, facts), (shared, shared_facts) = (load_tensors(folder / STATE) for folder in runs)
     assert facts["step"] == shared_facts["step"] == 2
-    assert shared_facts["loss"] == pytest.approx(facts["loss"], rel=1e-5)
-    assert shared_facts["dice"] == pytest.approx(facts["dice"], rel=1e-3)
+    assert shared_facts["loss"] == pytest.approx(facts["loss"], rel=1e-9)
+    assert shared_facts["dice"] == pytest.approx(facts["dice"], rel=1e-9)
     assert alone.keys() == shared.keys()
     for name, expected in alone.items():
         apart, size = float((shared[name].double() - expected.double()).norm()), float(expected.double().norm())
-        # the ridge regression makes rounding grow: gradients differ by 0.01% to 0.8%, as the processor rounds
-        assert apart <= (0.02 if name.startswith("optimiser") else 1e-4) * size + 2e-6, name
+        assert apart <= 1e-9 * size + 1e-12, name
     moved = [n for n in alone if n.startswith("optimiser") and bool(alone[n].any())]
     assert len(moved) > 100
 
