@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     ad.add_argument("--support", type=Path, required=True, help="folder with images/ and labels/, 1 to 16 volumes")
     ad.add_argument("--name", help="of the bundle, for people; default: what it segments")
     ad.add_argument("--polish", type=int, metavar="N", help="gradient steps on the support set")
-    ad.add_argument("--onnx", action="store_true", help="ONNX beside TorchScript, for other runtimes; extra [onnx]")
+    ad.add_argument("--onnx", action=argparse.BooleanOptionalAction,
+                    help="ONNX beside TorchScript, in a minute more; default: if [onnx] is installed")  # fmt: skip
     for added in (seg, ad):
         added.add_argument("--absent-means", choices=["unannotated", "absent"], default="unannotated",
                            help="what it says that a class does not occur in a support volume")  # fmt: skip

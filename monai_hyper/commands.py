@@ -25,7 +25,7 @@ from monai_hyper.evaluation.protocol import Protocol
 from monai_hyper.evaluation.run import clear, evaluate_folder, table_of
 from monai_hyper.export.deploy import provenance, refuse_folder, write_bundle
 from monai_hyper.export.nifti import save_label
-from monai_hyper.export.onnx import refuse_without_onnx
+from monai_hyper.export.onnx import wants_onnx
 from monai_hyper.export.overview import overview
 from monai_hyper.inference.pipeline import modality_warning, read_support
 from monai_hyper.inference.segmenter import Segmenter
@@ -183,7 +183,7 @@ def adapt(
     device: str = "cpu",
     polish: int | None = None,
     polish_seconds: float | None = None,
-    onnx: bool = False,
+    onnx: bool | None = None,
     progress: Report = print,
 ) -> dict:
     """Generate the network of a folder of annotated volumes, and write it as a MONAI bundle, see :func:`write_bundle`.
@@ -193,7 +193,7 @@ def adapt(
         output: folder of the bundle, which must not exist.
         name: of the bundle, for people; default: what it segments.
         polish: number of gradient steps; or polish_seconds: see :func:`segment`.
-        onnx: whether to write the network as ONNX, too.
+        onnx: whether to write the network as ONNX, too; default: if the extra is installed.
 
     Returns:
         folder, classes and expected Dice.
@@ -203,8 +203,7 @@ def adapt(
     """
     refuse_folder(output)
     check_polish(polish, polish_seconds)
-    if onnx:
-        refuse_without_onnx()
+    onnx = wants_onnx(onnx)
     cases = list_cases(support) if isinstance(support, Path) else cases_of(support)
     segmenter = fitted(support, cases, classes, absent_means, weights, device, polish, polish_seconds, progress)
     plan, seconds = segmenter.plan_, segmenter.polish_seconds

@@ -17,13 +17,16 @@ OPSET = 20
 AXES = {2: "depth", 3: "height", 4: "width"}
 
 
-def refuse_without_onnx() -> None:
-    """
+def wants_onnx(asked: bool | None) -> bool:
+    """Whether to write ONNX: as asked for, and by default where the extra is installed.
+
     Raises:
-        InputError: if the extra is not installed.
+        InputError: if it is asked for and the extra is not installed.
     """
-    if find_spec("onnx") is None:
+    there = find_spec("onnx") is not None
+    if asked and not there:
         raise InputError("--onnx: the package onnx is not installed; expected it. Try: pip install monai_hyper[onnx]")
+    return there if asked is None else asked
 
 
 def write_onnx(network: nn.Module, path: Path, side: int = 48) -> None:
@@ -53,7 +56,8 @@ def run_onnx(path: Path, image: Tensor) -> Tensor:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # optimising thousands of small operators takes longer than running them
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_mem_reuse = False  # planning it for thousands of small operators takes longer than running them
+    # fused operators round differently, which can tip the choice between displacements that fit equally well
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -13,12 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from monai.bundle import ConfigParser, ckpt_export, create_workflow, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, create_workflow, onnx_export, verify_net_in_out
 from torch import nn
 
 from monai_hyper.export.deploy import LARGEST_MB, TEXTS
-from monai_hyper.export.onnx import run_onnx
+from monai_hyper.export.onnx import OPSET, run_onnx
 from monai_hyper.types import InputError
+
+Check = Callable[[Path], str]
+"""Takes the folder of a bundle and says what it found, or raises."""
 
 SHAPE = (40, 36, 44)
 """Size of an image that forms of a network are compared by."""
@@ -26,10 +30,13 @@ SHAPE = (40, 36, 44)
 NEEDED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md")
 
 
-def verify_bundle(bundle: Path) -> list[dict[str, str]]:
-    """Run all checks; one that fails does not keep the others from running.
+def verify_bundle(bundle: Path, checks: Sequence[Check] | None = None) -> list[dict[str, str]]:
+    """Run checks; one that fails does not keep the others from running.
 
     A bundle is a program: its configuration names what is called. Verify none from a source that you would not run.
+
+    Args:
+        checks: which ones; default: all, ``CHECKS``.
 
     Returns:
         name, result ("ok", "failed", "skipped") and detail of every check.
@@ -39,11 +46,8 @@ def verify_bundle(bundle: Path) -> list[dict[str, str]]:
     """
     if not bundle.is_dir():
         raise InputError(f"{bundle}: no such folder; expected a MONAI bundle. Check the path.")
-    checks = (
-        layout, sizes, metadata, weights, channels, properties, net_in_out, checkpoint_export, torchscript, onnx,
-    )  # fmt: skip
     with found_first(bundle):
-        return [row(check, bundle) for check in checks]
+        return [row(check, bundle) for check in checks or CHECKS]
 
 
 @contextmanager
@@ -66,7 +70,7 @@ class Skip(Exception):
     """A check does not apply, or what it needs is not installed."""
 
 
-def row(check: Callable[[Path], str], bundle: Path) -> dict[str, str]:
+def row(check: Check, bundle: Path) -> dict[str, str]:
     """One line of the table."""
     name = check.__name__.replace("_", " ")
     try:
@@ -158,6 +162,21 @@ def checkpoint_export(bundle: Path) -> str:
         return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
+def monai_onnx_export(bundle: Path) -> str:
+    """MONAI's ``onnx_export`` gives ONNX, by tracing: its other way knows no choices that depend on data."""
+    if find_spec("onnx") is None:
+        raise Skip("needs onnx: pip install monai_hyper[onnx]")
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constants that are constants
+        path, weights = Path(folder) / "model.onnx", str(bundle / "models" / "model.pt")
+        how = {"dynamo": False, "opset_version": OPSET}
+        onnx_export(
+            "network_def", str(path), weights, use_trace=True, input_shape=(1, 1, *SHAPE), converter_kwargs=how,
+            **configs_of(bundle),
+        )  # fmt: skip
+        return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
 def torchscript(bundle: Path) -> str:
     """``models/model.ts`` says what ``network_def`` says with ``models/model.pt``."""
     path = bundle / "models" / "model.ts"
@@ -174,6 +193,13 @@ def onnx(bundle: Path) -> str:
     if find_spec("onnxruntime") is None:
         raise Skip("needs onnxruntime: pip install monai_hyper[onnx]")
     return compared(bundle, partial(run_onnx, path))
+
+
+CHECKS = (
+    layout, sizes, metadata, weights, channels, properties, net_in_out, checkpoint_export, torchscript,
+    monai_onnx_export, onnx,
+)  # fmt: skip
+"""All checks, in their order."""
 
 
 def compared(bundle: Path, other: Callable[[torch.Tensor], torch.Tensor]) -> str:
