@@ -34,6 +34,7 @@ demo: install
 
 benchmark: install
 	$(BIN)/python benchmarks/dev.py --data ../shared/data --output runs/benchmark
+	$(BIN)/python benchmarks/bundle_page.py
 
 benchmark-full: install
 	$(BIN)/python -m pip install -c constraints.txt -e '.[registration]'

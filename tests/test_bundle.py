@@ -208,3 +208,12 @@ def test_metadata_requires_what_the_tests_ran_with():
     assert own == metadata["version"]
     for name, version in metadata["required_packages_version"].items():
         assert pinned[name] == version, name
+
+
+def test_the_tables_of_its_readme_are_those_of_the_harness(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from bundle_page import PAGE, README, tables, with_tables
+
+    page, readme = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
+    assert with_tables(readme, page) == readme, "python benchmarks/bundle_page.py"
+    assert tables(page).count("| hyper |") == 8, "the mean and seven data sets"
