@@ -10,7 +10,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.inference.windowed import over_windows
+from monai_hyper.inference.windowed import finite, over_windows
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 
@@ -49,10 +49,13 @@ class HyperInferer(Inferer):
 
         Returns:
             logits ``(B, N, D, H, W)``.
+
+        Raises:
+            InputError: see :func:`monai_hyper.inference.windowed.finite`.
         """
         if self._network is None:  # here, because the checkpoint is loaded by now; once, a query must not pay for K
             self._network = network.condition(self.support.to(inputs.device))
-        return self._network(inputs, self._run)
+        return finite(self._network(inputs, self._run))
 
     def _run(self, prepared: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.autocast(prepared.device.type, enabled=self.amp):

@@ -12,6 +12,7 @@ from monai.utils import fall_back_tuple
 from torch import Tensor, nn
 
 from monai_hyper.networks.unet import Reader
+from monai_hyper.types import InputError
 
 
 def over_windows(inferer: Inferer, apply: Callable[[Tensor], Tensor], prepared: Tensor) -> Tensor:
@@ -27,6 +28,20 @@ def over_windows(inferer: Inferer, apply: Callable[[Tensor], Tensor], prepared: 
     if window is not None and all(side >= n for side, n in zip(sides, prepared.shape[2:])):
         return apply(prepared)
     return inferer(prepared, apply)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The same logits.
+
+    Raises:
+        InputError: if one is no finite number: then a label map would be a guess that looks like an answer.
+    """
+    if not logits.isfinite().all():
+        raise InputError(
+            "the network answers NaN or infinity; expected finite logits. Its weights or the scan hold such numbers: "
+            "look at the scan, and check the bundle with 'monai-hyper verify'."
+        )
+    return logits
 
 
 class WindowedInferer(Inferer):
@@ -60,11 +75,14 @@ class WindowedInferer(Inferer):
 
         Returns:
             logits ``(B, N, D, H, W)``.
+
+        Raises:
+            InputError: see :func:`finite`.
         """
         for module in network.modules():
             if isinstance(module, Reader):
                 module.run = partial(self._read, inputs.device.type)
-        return network(inputs)
+        return finite(network(inputs))
 
     def _read(self, device: str, apply: Callable[[Tensor], Tensor], prepared: Tensor) -> Tensor:
         with torch.autocast(device, enabled=self.amp):

@@ -5,6 +5,8 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from monai_hyper import HyperInferer, Segmenter, SupportSet, load_model
+from monai_hyper.inference.windowed import WindowedInferer
+from monai_hyper.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,17 @@ def test_window_over_everything_equals_the_whole_run(model, support):
     query = torch.randn(1, 1, 36, 34, 33)
     window = HyperInferer(support, SlidingWindowInferer(roi_size=(36, 34, 33)))
     torch.testing.assert_close(window(query, model), HyperInferer(support)(query, model))
+
+
+def test_a_scan_or_weights_with_nan_are_no_answer(model, support):
+    inferer, query = HyperInferer(support), torch.randn(1, 1, 36, 34, 33)
+    inferer(query, model)
+    alone = inferer._network.materialise()
+    query[0, 0, 3, 4, 5] = torch.nan
+    with pytest.raises(InputError, match="NaN"):
+        inferer(query, model)
+    with pytest.raises(InputError, match="NaN"):
+        WindowedInferer()(query, alone)
 
 
 def test_segmenter_says_what_is_missing(support):
