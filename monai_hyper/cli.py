@@ -21,98 +21,140 @@ def numbers(text: str) -> list[int]:
     return [int(part) for part in names(text)]
 
 
-def parser() -> argparse.ArgumentParser:
+Parser = argparse.ArgumentParser
+
+
+def common(verb: Parser, *options: str) -> None:
+    """Options that several verbs have, by their names."""
+    known = {
+        "--support": {"type": Path, "required": True, "help": "folder with images/ and labels/, 1 to 16 volumes"},
+        "--absent-means": {"choices": ["unannotated", "absent"], "default": "unannotated",
+                           "help": "what it says that a class does not occur in a support volume"},
+        "--polish-seconds": {"type": float, "help": "gradient steps on the support set; 0: none; "
+                             "default: 20 on a CPU, 3 on a GPU, none from four volumes on"},
+        "--classes": {"nargs": "+", "help": "names or values of the classes; default: all"},
+        "--weights": {"type": Path, "help": "weights of the model; default: the released ones"},
+        "--device": {"default": "cpu", "help": "cpu or cuda"},
+        "--overwrite": {"action": "store_true", "help": "replace existing results"},
+        "--output": {"type": Path, "required": True, "help": "folder for the results"},
+        "--data": {"type": Path, "required": True, "help": "folder of the training data, or its pack"},
+    }  # fmt: skip
+    for option in options:
+        verb.add_argument(option, **known[option])
+
+
+def segment(verb: Parser) -> None:
+    """Segment volumes after the example of a folder of annotated ones."""
+    verb.add_argument("--query", type=Path, required=True, help="volume, or folder of volumes")
+    common(verb, "--support", "--absent-means", "--polish-seconds", "--output")
+    common(verb, "--classes", "--weights", "--device", "--overwrite")
+
+
+def adapt(verb: Parser) -> None:
+    """Write the network of a folder of annotated volumes as a MONAI bundle that runs without this package."""
+    common(verb, "--support", "--absent-means", "--polish-seconds", "--classes", "--weights", "--device")
+    verb.add_argument("--output", type=Path, required=True, help="folder of the bundle, which must not exist")
+    verb.add_argument("--name", help="of the bundle, for people; default: what it segments")
+    verb.add_argument("--polish", type=int, metavar="N", help="gradient steps on the support set")
+    verb.add_argument("--onnx", action=argparse.BooleanOptionalAction,
+                      help="ONNX beside TorchScript, in a minute more; default: if [onnx] is installed")  # fmt: skip
+
+
+def verify(verb: Parser) -> None:
+    """Run the checks of a MONAI bundle; a bundle is a program, verify none that you would not run."""
+    verb.add_argument("bundle", type=Path)
+
+
+def evaluate(verb: Parser) -> None:
+    """Evaluate methods on an annotated folder; goes on where a run was cut off."""
+    verb.add_argument("--dataset", type=Path, required=True, help="folder with images/ and labels/")
+    verb.add_argument("--methods", type=names, default=["hyper", "mean-mask"], metavar="A,B", help="to compare")
+    verb.add_argument("--shots", type=numbers, metavar="K,K", help="numbers of support volumes; default: 1,2,4,8")
+    verb.add_argument("--draws", type=int, help="support sets for every number of shots; default: 5")
+    verb.add_argument("--queries", type=int, help="query volumes a draw, at most; default: 20")
+    verb.add_argument("--quick", action="store_true", help="defaults of 1,4 shots, 2 draws, 8 queries")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--split", help="name of a list in dataset.json; supports and queries both come from it")
+    verb.add_argument("--binary", nargs="*", metavar="CLASS+CLASS",
+                      help="classes or unions as tasks of their own; without any: every class")  # fmt: skip
+    verb.add_argument("--perturb-fov", action="store_true", help="crop or pad every volume by 0 to 35%% a side")
+    verb.add_argument("--shift", help="change the queries as another scanner would, e.g. noise or kspace-4x")
+    verb.add_argument("--support-dataset", type=Path, help="folder that shows the support cases otherwise")
+    verb.add_argument("--tolerance-mm", type=float, help="of the surface Dice; default: diagonal of a voxel")
+    verb.add_argument("--group", metavar="COLUMN", help="compare groups of the dataset's participants.csv")
+    common(verb, "--output", "--classes", "--weights", "--device", "--overwrite")
+
+
+def bench(verb: Parser) -> None:
+    """Seconds to fit and per query of methods."""
+    verb.add_argument("--methods", type=names, default=argparse.SUPPRESS, metavar="A,B", help="default: the fast ones")
+    verb.add_argument("--shots", type=numbers, default=argparse.SUPPRESS, metavar="K,K", help="default: 1,2,4,8,16")
+    verb.add_argument("--side", type=int, default=64, help="voxels a side")
+    verb.add_argument("--repeats", type=int, default=5)
+    common(verb, "--weights", "--device")
+
+
+def demo(verb: Parser) -> None:
+    """Segment scans after four annotated examples and show it."""
+    verb.add_argument("--data", help="labelled folder, or msd:TASK to download; default: a digital phantom")
+    verb.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for pictures and page")
+    common(verb, "--device", "--overwrite")
+
+
+def train(verb: Parser) -> None:
+    """Meta-train the model or a baseline; goes on where a run was cut off."""
+    common(verb, "--data")
+    verb.add_argument("--method", choices=["hyper", "maml", "imaml", "universeg"],
+                      help="what to train; default: the config's, hyper if it names none")  # fmt: skip
+    verb.add_argument("--config", type=Path, required=True, help="JSON file, see monai_hyper/configs/")
+    verb.add_argument("--output", type=Path, help="folder for checkpoints and logs; default: the config's")
+    verb.add_argument("--start", help="file of weights to start from, or 'released'; default: random weights")
+    verb.add_argument("--minutes", type=float, help="end after so many minutes of training in all, decay included")
+    verb.add_argument("--device", help="cpu or cuda, under torchrun one GPU for each process; default: the config's")
+    verb.add_argument("--precision", choices=["float32", "bfloat16"], help="of convolutions; default: the config's")
+    verb.add_argument("--tasks", type=int, help="tasks of a step in every process; default: the config's")
+
+
+def synth(verb: Parser) -> None:
+    """Draw training tasks and show them as pictures."""
+    common(verb, "--data", "--output", "--overwrite")
+    verb.add_argument("--tasks", type=int, default=24)
+    verb.add_argument("--seed", type=int, default=0)
+
+
+def convert(verb: Parser) -> None:
+    """Bring downloaded training data into the layout that is read here."""
+    verb.add_argument("--data", type=Path, required=True, help="the downloaded folder, see docs/data.md")
+    verb.add_argument("--layout", required=True, metavar="NAME",
+                      help="data set of docs/data.md, or 'plain' for label maps with images/ beside them")  # fmt: skip
+    verb.add_argument("--output", type=Path, required=True, help="folder to write; train looks for it under its NAME")
+    common(verb, "--overwrite")
+
+
+def pack(verb: Parser) -> None:
+    """Put all training data into one compact file, for training elsewhere."""
+    verb.add_argument("--data", type=Path, required=True, help="folder of the training data, see docs/data.md")
+    verb.add_argument("--output", type=Path, required=True, help="file to write")
+    common(verb, "--overwrite")
+
+
+def info(verb: Parser) -> None:
+    """Versions, device and weights."""
+
+
+VERBS = (segment, adapt, verify, evaluate, bench, demo, train, synth, convert, pack, info)
+"""Each adds its options to a parser; its docstring is its help."""
+
+
+def parser() -> Parser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser(prog="monai-hyper", description="Few-shot segmentation by generated networks.")
+    top = Parser(prog="monai-hyper", description="Few-shot segmentation by generated networks.")
     verbs = top.add_subparsers(dest="verb", required=True)
-
-    def verb(name: str, text: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=text, description=text)
-        added.add_argument("--json", action="store_true", help="results as JSON")
-        return added
-
-    seg = verb("segment", "segment volumes after the example of a folder of annotated ones")
-    seg.add_argument("--support", type=Path, required=True, help="folder with images/ and labels/, 1 to 16 volumes")
-    seg.add_argument("--query", type=Path, required=True, help="volume, or folder of volumes")
-    ad = verb(
-        "adapt", "write the network of a folder of annotated volumes as a MONAI bundle that runs without this package"
-    )
-    ad.add_argument("--support", type=Path, required=True, help="folder with images/ and labels/, 1 to 16 volumes")
-    ad.add_argument("--name", help="of the bundle, for people; default: what it segments")
-    ad.add_argument("--polish", type=int, metavar="N", help="gradient steps on the support set")
-    ad.add_argument("--onnx", action=argparse.BooleanOptionalAction,
-                    help="ONNX beside TorchScript, in a minute more; default: if [onnx] is installed")  # fmt: skip
-    for added in (seg, ad):
-        added.add_argument("--absent-means", choices=["unannotated", "absent"], default="unannotated",
-                           help="what it says that a class does not occur in a support volume")  # fmt: skip
-        added.add_argument("--polish-seconds", type=float,
-                           help="gradient steps on the support set; 0: none; "
-                           "default: 20 on a CPU, 3 on a GPU, none from four volumes on")  # fmt: skip
-    ve = verb("verify", "run the checks of a MONAI bundle; a bundle is a program, verify none that you would not run")
-    ve.add_argument("bundle", type=Path)
-    ev = verb("evaluate", "evaluate methods on an annotated folder; goes on where a run was cut off")
-    ev.add_argument("--dataset", type=Path, required=True, help="folder with images/ and labels/")
-    ev.add_argument("--methods", type=names, default=["hyper", "mean-mask"], metavar="A,B", help="methods to compare")
-    ev.add_argument("--shots", type=numbers, metavar="K,K", help="numbers of support volumes; default: 1,2,4,8")
-    ev.add_argument("--draws", type=int, help="support sets for every number of shots; default: 5")
-    ev.add_argument("--queries", type=int, help="query volumes a draw, at most; default: 20")
-    ev.add_argument("--quick", action="store_true", help="defaults of 1,4 shots, 2 draws, 8 queries")
-    ev.add_argument("--seed", type=int, default=0)
-    ev.add_argument("--split", help="name of a list in dataset.json; supports and queries both come from it")
-    ev.add_argument("--binary", nargs="*", metavar="CLASS+CLASS",
-                    help="classes or unions as tasks of their own; without any: every class")  # fmt: skip
-    ev.add_argument("--perturb-fov", action="store_true", help="crop or pad every volume by 0 to 35%% a side")
-    ev.add_argument("--shift", help="change the queries as another scanner would, e.g. noise or kspace-4x")
-    ev.add_argument("--support-dataset", type=Path, help="folder that shows the support cases otherwise")
-    ev.add_argument("--tolerance-mm", type=float, help="of the surface Dice; default: diagonal of a voxel")
-    ev.add_argument("--group", metavar="COLUMN", help="compare groups of the dataset's participants.csv")
-    be = verb("bench", "seconds to fit and per query of methods")
-    be.add_argument("--methods", type=names, default=argparse.SUPPRESS, metavar="A,B", help="default: the fast ones")
-    be.add_argument("--shots", type=numbers, default=argparse.SUPPRESS, metavar="K,K", help="default: 1,2,4,8,16")
-    be.add_argument("--side", type=int, default=64, help="voxels a side")
-    be.add_argument("--repeats", type=int, default=5)
-    be.add_argument("--weights", type=Path, help="weights of the model; default: the released ones")
-    be.add_argument("--device", default="cpu", help="cpu or cuda")
-    ad.add_argument("--output", type=Path, required=True, help="folder of the bundle, which must not exist")
-    for added in (seg, ev):
-        added.add_argument("--output", type=Path, required=True, help="folder for the results")
-    for added in (seg, ad, ev):
-        added.add_argument("--classes", nargs="+", help="names or values of the classes; default: all")
-        added.add_argument("--weights", type=Path, help="weights of the model; default: the released ones")
-    demo = verb("demo", "segment scans after four annotated examples and show it")
-    demo.add_argument("--data", help="labelled folder, or msd:TASK to download; default: a digital phantom")
-    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for pictures and page")
-    for added in (seg, ad, ev, demo):
-        added.add_argument("--device", default="cpu", help="cpu or cuda")
-    for added in (seg, ev, demo):
-        added.add_argument("--overwrite", action="store_true", help="replace existing results")
-    tr = verb("train", "meta-train the model or a baseline; goes on where a run was cut off")
-    tr.add_argument("--method", choices=["hyper", "maml", "imaml", "universeg"],
-                    help="what to train; default: the config's, hyper if it names none")  # fmt: skip
-    tr.add_argument("--config", type=Path, required=True, help="JSON file, see monai_hyper/configs/")
-    tr.add_argument("--data", type=Path, required=True, help="folder of the training data, or its pack")
-    tr.add_argument("--output", type=Path, help="folder for checkpoints and logs; default: the config's")
-    tr.add_argument("--start", help="file of weights to start from, or 'released'; default: random weights")
-    tr.add_argument("--minutes", type=float, help="end after so many minutes of training in all, decay included")
-    tr.add_argument("--device", help="cpu or cuda, under torchrun one GPU for each process; default: the config's")
-    tr.add_argument("--precision", choices=["float32", "bfloat16"], help="of convolutions; default: the config's")
-    tr.add_argument("--tasks", type=int, help="tasks of a step in every process; default: the config's")
-    sy = verb("synth", "draw training tasks and show them as pictures")
-    sy.add_argument("--data", type=Path, required=True, help="folder of the training data, or its pack")
-    sy.add_argument("--output", type=Path, required=True, help="folder for index.html and pictures")
-    sy.add_argument("--tasks", type=int, default=24)
-    sy.add_argument("--seed", type=int, default=0)
-    co = verb("convert", "bring downloaded training data into the layout that is read here")
-    co.add_argument("--data", type=Path, required=True, help="the downloaded folder, see docs/data.md")
-    co.add_argument("--layout", required=True, metavar="NAME",
-                    help="data set of docs/data.md, or 'plain' for label maps with images/ beside them")  # fmt: skip
-    co.add_argument("--output", type=Path, required=True, help="folder to write; train looks for it under its NAME")
-    pk = verb("pack", "put all training data into one compact file, for training elsewhere")
-    pk.add_argument("--data", type=Path, required=True, help="folder of the training data, see docs/data.md")
-    pk.add_argument("--output", type=Path, required=True, help="file to write")
-    for added in (sy, co, pk):
-        added.add_argument("--overwrite", action="store_true", help="replace an existing result")
-    verb("info", "versions, device and weights")
+    for grammar in VERBS:
+        text = grammar.__doc__[0].lower() + grammar.__doc__[1:].rstrip(".")
+        verb = verbs.add_parser(grammar.__name__, help=text, description=text)
+        verb.add_argument("--json", action="store_true", help="results as JSON")
+        grammar(verb)
     return top
 
 
