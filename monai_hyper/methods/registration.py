@@ -14,7 +14,8 @@ from monai.transforms import Resample
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.alignment import best_shift, content, local_correlation
+from monai_hyper.networks.alignment import local_correlation
+from monai_hyper.networks.shift import best_shift, content
 from monai_hyper.types import InputError
 
 GRID_SPACING = 4

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
-from monai_hyper.networks.alignment import align, exporting, read_at, unexplained, vector, voxels
+from monai_hyper.networks.alignment import align, read_at, unexplained, voxels
 from monai_hyper.networks.confidence import expectation
+from monai_hyper.networks.functional import exporting, vector
 from monai_hyper.networks.unet import Target
 
 

@@ -71,3 +71,16 @@ def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
 def pad_high(x: Tensor, by: list[int]) -> Tensor:
     """Repeat the last voxels of ``(B, C, D, H, W)``, ``by[i]`` times along spatial axis ``i``."""
     return F.pad(x, [0, by[2], 0, by[1], 0, by[0]], mode="replicate") if sum(by) > 0 else x
+
+
+def exporting() -> bool:
+    """Whether an exporter traces what is computed: operators that it does not know, and choices, are to be avoided."""
+    if torch.jit.is_scripting():
+        return False
+    return torch.jit.is_tracing()
+
+
+def vector(numbers: list[int], like: Tensor) -> Tensor:
+    """Whole numbers as a tensor ``(3,)``; unlike ``torch.tensor`` it keeps numbers that an exporter traces."""
+    zero = torch.zeros((), device=like.device, dtype=like.dtype)
+    return torch.stack([zero + numbers[0], zero + numbers[1], zero + numbers[2]])

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.alignment import align, content, inverse, read_at, stretched, unexplained, voxels, within
+from monai_hyper.networks.alignment import align, inverse, read_at, stretched, unexplained, voxels, within
+from monai_hyper.networks.shift import content
 from monai_hyper.synthesis.batch import TaskBatch
 
 

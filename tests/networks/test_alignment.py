@@ -8,14 +8,13 @@ from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.alignment import (
     after,
     align,
-    best_shift,
-    content,
     inverse,
     read_at,
     unexplained,
     voxels,
     within,
 )
+from monai_hyper.networks.shift import best_shift, content
 from monai_hyper.networks.template import make_template
 from monai_hyper.synthesis.geometry import random_field, sample, warped_copy
 
