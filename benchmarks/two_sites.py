@@ -5,7 +5,7 @@
 
 One site has the scans as they are, the other as another scanner would show them, see
 ``monai_hyper/evaluation/shifts.py``, or as another folder does. Each adapts to four of its own cases; both networks,
-and one of two cases of either site, segment the same patients at both sites.
+and one of two cases of either site, segment the same patients at both sites. Every draw takes other patients.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def two_sites(cases: list[Case], sites: dict[str, Site], draws: int, queries: in
     method, places = Hyper(load_model()), {case.name: i for i, case in enumerate(cases)}
     _, there = sites
     found = {key: np.full((draws, len(cases)), np.nan) for key in product((*sites, "both"), sites)}
-    for draw, episode in enumerate(draw_episodes(cases, LOCAL, queries, draws, 0)):
+    for draw in range(draws):
+        episode = draw_episodes(cases, LOCAL, queries, 1, draw)[0]
         local = {site: [show(case) for case in episode.support] for site, show in sites.items()}
         local["both"] = local[HERE][: LOCAL // 2] + local[there][LOCAL // 2 :]
         for origin, pairs in local.items():
