@@ -5,7 +5,7 @@
 
 One site has the scans as they are, the other as another scanner would show them, see
 ``monai_hyper/evaluation/shifts.py``, or as another folder does. Each adapts to four of its own cases; both networks,
-and one of two cases of either site, segment the same patients at both sites. Every draw takes other patients.
+and one of two cases of either site, segment the same patients at both sites.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from support_is_used import binary_pair
 
-from monai_hyper.data.episodes import draw_episodes
+from monai_hyper.data.episodes import Episode, draw_episodes
 from monai_hyper.data.folder import Case, ClassTable, list_cases, read_description
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.evaluation.protocol import shifted
@@ -48,14 +48,20 @@ def sites_of(shift: str | None, other: Path | None, values: tuple[int, ...]) -> 
     return sites | {other.name: lambda case: binary_pair(there[case.name], values)}
 
 
-def two_sites(cases: list[Case], sites: dict[str, Site], draws: int, queries: int) -> dict[tuple[str, str], np.ndarray]:
+def episodes_of(cases: list[Case], queries: int, draws: int) -> list[Episode]:
+    """Every draw takes other patients; where one is left beside the local cases, each is asked for once."""
+    if len(cases) > LOCAL + 1:
+        return [draw_episodes(cases, LOCAL, queries, 1, draw)[0] for draw in range(draws)]
+    return [Episode(tuple(c for c in cases if c is not case), (case,)) for case in cases]
+
+
+def two_sites(cases: list[Case], sites: dict[str, Site], episodes: list[Episode]) -> dict[tuple[str, str], np.ndarray]:
     """Dice by where the network comes from and where the scan does, ``(draws, patients)``; not a number for patients
     that were not drawn."""
     method, places = Hyper(load_model()), {case.name: i for i, case in enumerate(cases)}
     _, there = sites
-    found = {key: np.full((draws, len(cases)), np.nan) for key in product((*sites, "both"), sites)}
-    for draw in range(draws):
-        episode = draw_episodes(cases, LOCAL, queries, 1, draw)[0]
+    found = {key: np.full((len(episodes), len(cases)), np.nan) for key in product((*sites, "both"), sites)}
+    for draw, episode in enumerate(episodes):
         local = {site: [show(case) for case in episode.support] for site, show in sites.items()}
         local["both"] = local[HERE][: LOCAL // 2] + local[there][LOCAL // 2 :]
         for origin, pairs in local.items():
@@ -82,7 +88,7 @@ def main() -> None:
     split = "select" if "select" in read_description(arguments.data).get("split", {}) else None
     cases = list_cases(arguments.data, split)
     sites = sites_of(arguments.shift, arguments.other, tuple(arguments.values))
-    found = two_sites(cases, sites, arguments.draws, arguments.queries)
+    found = two_sites(cases, sites, episodes_of(cases, arguments.queries, arguments.draws))
     print(f"| adapted to {LOCAL} cases | " + " | ".join(f"scans: {site}" for site in sites) + " |\n" + "|---" * 3 + "|")
     for origin in (*sites, "both"):
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*two_level_bootstrap(found[origin, site])) for site in sites]
