@@ -83,16 +83,18 @@ def test_a_reviewer_finds_nothing_wrong(bundle):
     assert {found.pop(name) for name in ("torchscript", "onnx")} == {"skipped"} and set(found.values()) == {"ok"}, found
 
 
-def test_all_properties_of_a_bundle_are_there(bundle):
-    workflow = workflow_of(bundle)
+def check_workflow(workflow) -> None:
+    """What a unit test of the model zoo does with a bundle."""
     workflow.initialize()
     assert workflow.check_properties() == []
+    workflow.run()
+    workflow.finalize()
 
 
 def test_the_bundle_segments_as_the_segmenter_does(bundle, tmp_path):
     classes = ["ventricles", "cerebellum"]
     workflow = workflow_of(bundle, output_dir=str(tmp_path / "eval"), classes=classes)
-    workflow.run()
+    check_workflow(workflow)
     written, query = nibabel.load(tmp_path / "eval" / "scan_seg.nii.gz"), nibabel.load(bundle / "query" / "scan.nii.gz")
     np.testing.assert_allclose(written.affine, query.affine, atol=1e-4)
     support, plan = workflow.parser.get_parsed_content("support_and_plan")
@@ -181,9 +183,7 @@ def test_the_bundle_trains_what_the_command_line_trains_and_goes_on(bundle, trai
             workflow_type="train", bundle_root=str(bundle), device="$torch.device('cpu')",
             dataset_dir=str(training_pack), output_dir=str(tmp_path / "bundle"), **SHORT | {"max_epochs": epochs},
         )  # fmt: skip
-        workflow.run()
-        assert workflow.check_properties() == []
-        workflow.finalize()
+        check_workflow(workflow)
         return load_tensors(tmp_path / "bundle" / WEIGHTS)
 
     tensors, facts = run(1)

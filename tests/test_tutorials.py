@@ -20,7 +20,7 @@ def run(name: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 def test_every_tutorial_is_tested():
     found = {path.name for path in TUTORIALS.iterdir() if path.suffix in (".py", ".ipynb")}
-    assert found == {"first_segmentation.py", "adapt_and_deploy.ipynb"}
+    assert found == {"first_segmentation.py", "two_hospitals.py", "adapt_and_deploy.ipynb"}
 
 
 def test_first_segmentation(tmp_path, monkeypatch):
@@ -32,6 +32,13 @@ def test_first_segmentation(tmp_path, monkeypatch):
     assert (tmp_path / "segmented.png").stat().st_size > 10_000
     differ = int((found["again"] != found["label"]).sum())
     assert differ <= found["label"].numel() * 1e-4  # the stand-alone network gives the same, up to rounding
+
+
+def test_two_hospitals(tmp_path, monkeypatch):
+    table = run("two_hospitals.py", tmp_path, monkeypatch)["table"]
+    assert table["north", "north"] > table["south", "north"] and table["south", "south"] > table["north", "south"]
+    assert table["both", "south"] > table["north", "south"] and min(table.values()) > 0.4
+    assert (tmp_path / "south_at_south.png").stat().st_size > 10_000
 
 
 def test_adapt_and_deploy(tmp_path, monkeypatch):
