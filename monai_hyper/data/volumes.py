@@ -18,6 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
+from monai_hyper.data.dicom import Series, find_series, read_series
 from monai_hyper.types import InputError
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -70,7 +71,8 @@ def read_header(path: str | Path) -> Header:
     if not path.is_dir() and not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{path}: expected {', '.join(SUFFIXES)} or a folder of one DICOM series. Convert the file.")
     try:
-        header = _nifti_header(path) if _is_nifti(path) else _itk_header(path)
+        read = _series_header if path.is_dir() else _nifti_header if _is_nifti(path) else _itk_header
+        header = read(path)
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -179,12 +181,18 @@ def _nifti_header(path: Path) -> Header:
     return Header(tuple(shape), tuple(spacing))
 
 
+def _series_header(folder: Path) -> Header:
+    series = find_series(folder)
+    if series.affine is None:
+        return _itk_header(series.files[0])
+    return Header(series.shape, tuple(np.linalg.norm(series.affine[:3, :3], axis=0).tolist()))
+
+
 def _itk_header(path: Path) -> Header:
-    files = _series_files(path) if path.is_dir() else [str(path)]
-    if not path.is_dir():
+    if path.suffix in (".nrrd", ".mha"):
         _check_spacing_is_written(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(files[0])
+    reader.SetFileName(str(path))
     reader.ReadImageInformation()
     shape, spacing = list(reader.GetSize()), reader.GetSpacing()
     if reader.GetNumberOfComponents() != 1:
@@ -193,8 +201,6 @@ def _itk_header(path: Path) -> Header:
         )
     if len(shape) == 4 and shape[-1] == 1:
         shape.pop()
-    if len(files) > 1:
-        shape[2:] = [len(files)]
     return Header(tuple(shape), tuple(spacing[: len(shape)]))
 
 
@@ -204,17 +210,6 @@ def _check_spacing_is_written(path: Path) -> None:
         head = file.read(4096).lower()
     if not any(word in head for word in (b"spacings:", b"space directions:", b"elementspacing", b"elementsize")):
         raise InputError(f"{path}: expected a spacing in mm, found none in the header. Write it into the header.")
-
-
-def _series_files(folder: Path) -> list[str]:
-    """Files of the only DICOM series in ``folder``, in the order of their positions."""
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise InputError(
-            f"{folder}: expected one DICOM series, found {len(series) or 'none'}. "
-            "Put every series in a folder of its own."
-        )
-    return list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
 
 
 def _check_affine(path: Path, affine: np.ndarray) -> None:
@@ -229,6 +224,11 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels ``(D, H, W)`` as stored and affine ``(4, 4)``, RAS+ mm, by MONAI's readers."""
     header = read_header(path)
+    if path.is_dir():
+        series = find_series(path)
+        if series.affine is not None:
+            return _read_stack(path, series)
+        path = series.files[0]
     # ITK's Python types have no 64 bit integers; float32 holds every intensity in use and labels up to 16 million.
     reader = NibabelReader() if _is_nifti(path) else ITKReader(pixel_type=itk.F)
     try:
@@ -246,6 +246,13 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     affine[:rank, :rank], affine[:rank, 3] = read[:rank, :rank], read[:rank, -1]
     _check_affine(path, affine)
     return np.asarray(array).reshape(header.shape), affine
+
+
+def _read_stack(folder: Path, series: Series) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return read_series(series), series.affine
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from error
 
 
 def _volume(array: np.ndarray, affine: np.ndarray, path: str | Path) -> MetaTensor:

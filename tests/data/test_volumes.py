@@ -88,12 +88,12 @@ def test_nothing_of_the_patient_travels_on(tmp_path, array):
 def test_several_series_in_one_folder_are_refused(tmp_path, array):
     write_series(tmp_path / "series", array, "1.2.3")
     write_series(tmp_path / "series", array, "1.2.4")
-    with pytest.raises(InputError, match="expected one DICOM series, found 2"):
+    with pytest.raises(InputError, match="expected one DICOM series of images, found 2"):
         read_image(tmp_path / "series")
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected one DICOM series, found none"):
+    with pytest.raises(InputError, match="expected one DICOM series of images, found none"):
         read_image(tmp_path)
 
 
