@@ -24,6 +24,7 @@ from dev import SETS, Part
 from monai_hyper.data.episodes import Episode, draw_episodes
 from monai_hyper.data.folder import list_cases, read_description
 from monai_hyper.data.volumes import read_label
+from monai_hyper.evaluation.metrics import dice_per_class
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "hyper_ctmr_fewshot_segmentation"
 COLUMNS = ("K", "queries", "Dice, segment", "Dice, bundle", "voxels that differ", "segment: s", "GB",
@@ -79,14 +80,17 @@ def both_ways(folder: Path, python: Path, classes: tuple[str, ...] | None, threa
     return [measured(command, where, log, threads) for command, where in ways]
 
 
-def dice(found: np.ndarray, truth: np.ndarray, values: list[int]) -> float:
-    """Mean over the classes that occur in either."""
-    scores = []
-    for value in values:
-        a, b = found == value, truth == value
-        if a.any() or b.any():
-            scores.append(2 * (a & b).sum() / (a.sum() + b.sum()))
-    return float(np.mean(scores))
+def answers(folder: Path, episode: Episode) -> tuple[float, float, int]:
+    """Mean Dice of both ways over classes and queries, and in how many voxels they differ."""
+    metadata = json.loads((folder / "bundle/configs/metadata.json").read_text(encoding="utf-8"))
+    values = tuple(int(value) for value in metadata["label_classes"] if value != "0")
+    scores, differ = [], 0
+    for case in episode.query:
+        one = read_label(folder / "segmented" / f"{case.name}.nii.gz")
+        other, truth = read_label(folder / "elsewhere" / f"{case.name}_seg.nii.gz"), read_label(case.label)
+        scores.append([np.mean(dice_per_class(label, truth, values)) for label in (one, other)])
+        differ += int((one != other).sum())
+    return *np.mean(scores, 0).tolist(), differ
 
 
 def row(part: Part, data: Path, folder: Path, python: Path, queries: int, threads: int) -> list[str]:
@@ -96,23 +100,9 @@ def row(part: Part, data: Path, folder: Path, python: Path, queries: int, thread
     episode = draw_episodes(cases, shots, min(queries, len(cases) - shots), 1, 0)[0]
     lay_out(part, data, episode, folder)
     costs = both_ways(folder, python, classes, threads)
-    metadata = json.loads((folder / "bundle/configs/metadata.json").read_text(encoding="utf-8"))
-    values = [int(value) for value in metadata["label_classes"] if value != "0"]
-    scores, differ = [], 0
-    for case in episode.query:
-        one, other, truth = (
-            read_label(path).numpy()[0]
-            for path in (
-                folder / "segmented" / f"{case.name}.nii.gz",
-                folder / "elsewhere" / f"{case.name}_seg.nii.gz",
-                case.label,
-            )  # fmt: skip
-        )
-        scores.append([dice(one, truth, values), dice(other, truth, values)])
-        differ += int((one != other).sum())
+    ours, theirs, differ = answers(folder, episode)
     models = folder / "bundle" / "models"
     scripts = sum(path.stat().st_size for path in (folder / "bundle" / "scripts").rglob("*.py"))
-    ours, theirs = np.mean(scores, 0)
     cells = [str(shots), str(len(episode.query)), f"{ours:.4f}", f"{theirs:.4f}", str(differ)]
     cells += [text for seconds, memory in costs for text in (f"{seconds:.0f}", f"{memory:.2f}")]
     cells += [f"{(models / name).stat().st_size / 1e6:.1f} MB" for name in ("model.pt", "model.ts")]
