@@ -37,7 +37,7 @@ Whatever `roi_size` and `amp` say, what is expected where is found in the whole 
 it is, as ONNX. A scan on a grid of {spacing:g} mm, in the orientation RAS, with intensities as
 `configs/inference.json` prepares them, goes in as `(1, 1, D, H, W)`, and logits `(1, {channels}, D, H, W)` on that grid
 come out. In onnxruntime set two `SessionOptions`: `enable_mem_reuse = False`, since the alignment is thousands of small
-operators and planning the memory of each takes more than a minute, and `graph_optimization_level` to
+operators and planning the memory of each takes very long, and `graph_optimization_level` to
 `ORT_ENABLE_BASIC`, since fused operators round differently, which can tip a choice of the alignment. MONAI's
 `onnx_export` wants `--use_trace True --input_shape "[1, 1, 64, 64, 64]"
 --converter_kwargs "{{'dynamo': False, 'opset_version': 20}}"`.
