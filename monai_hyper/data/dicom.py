@@ -27,11 +27,12 @@ UNEVEN = 0.02
 TILT = 0.5
 """Largest angle between the line of slices and their normal, degrees."""
 
-_FACTOR_TAGS = ("Units", "DecayCorrection", "PatientWeight", "SeriesDate", "SeriesTime",
+_FACTOR_TAGS = ("Units", "DecayCorrection", "PatientWeight", "SeriesTime",
                 "RadiopharmaceuticalInformationSequence")  # fmt: skip
 
-_TAGS = ("SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImagePositionPatient",
+_TAGS = ("SeriesInstanceUID", "SeriesNumber", "Modality", "ImagePositionPatient",
          "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+         "SliceThickness",
          *_FACTOR_TAGS)  # fmt: skip
 
 
@@ -106,7 +107,8 @@ def _stacked(folder: Path, found: Sequence[tuple[Path, pydicom.Dataset]]) -> Ser
     places = {path: np.array(header.ImagePositionPatient, dtype=float) for path, header in found}
     files = sorted(places, key=lambda path: (places[path] @ normal, path.name))
     files = _without_copies(folder, files, {path: places[path] @ normal for path in files})
-    step = _step(folder, files, [places[path] for path in files], normal)
+    thickness = float(first.get("SliceThickness") or 1)
+    step = _step(folder, files, [places[path] for path in files], normal) if len(files) > 1 else thickness
     row, column = (float(each) for each in first.PixelSpacing)
     affine = np.eye(4)
     affine[:3] = np.stack([across * column, down * row, normal * step, places[files[0]]], 1)
@@ -150,13 +152,11 @@ def _without_copies(folder: Path, files: Sequence[Path], along: dict[Path, float
 
 
 def _step(folder: Path, files: Sequence[Path], places: Sequence[np.ndarray], normal: np.ndarray) -> float:
-    """Distance of the slices in mm; 1 for a lone one.
+    """Distance of two or more slices in mm.
 
     Raises:
         InputError: if slices are missing, or the gantry was tilted.
     """
-    if len(files) == 1:
-        return 1.0
     line = places[-1] - places[0]
     angle = np.degrees(np.arccos(min(1.0, float(line @ normal / np.linalg.norm(line)))))
     if angle > TILT:

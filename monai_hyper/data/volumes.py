@@ -224,11 +224,12 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels ``(D, H, W)`` as stored and affine ``(4, 4)``, RAS+ mm, by MONAI's readers."""
     header = read_header(path)
+    factor = 1.0
     if path.is_dir():
         series = find_series(path)
         if series.affine is not None:
             return _read_stack(path, series)
-        path = series.files[0]
+        path, factor = series.files[0], series.factor
     # ITK's Python types have no 64 bit integers; float32 holds every intensity in use and labels up to 16 million.
     reader = NibabelReader() if _is_nifti(path) else ITKReader(pixel_type=itk.F)
     try:
@@ -245,7 +246,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     rank = min(len(read) - 1, 3)
     affine[:rank, :rank], affine[:rank, 3] = read[:rank, :rank], read[:rank, -1]
     _check_affine(path, affine)
-    return np.asarray(array).reshape(header.shape), affine
+    array = np.asarray(array).reshape(header.shape)
+    return array if factor == 1 else array * np.float32(factor), affine
 
 
 def _read_stack(folder: Path, series: Series) -> tuple[np.ndarray, np.ndarray]:

@@ -189,6 +189,11 @@ def test_pet_that_tells_too_little_for_suv_is_refused(tmp_path, array, changes):
     refused(write(tmp_path / "a", *pet(array, **changes)), "to give SUV")
 
 
+def test_a_lone_slice_is_as_thick_as_it_says(tmp_path, array):
+    slices = [slice_of(array, 2, SliceThickness=5.0)]
+    np.testing.assert_allclose(read_header(write(tmp_path / "a", *slices)).spacing, (0.7, 0.8, 5.0))
+
+
 def test_a_truncated_slice_is_refused(tmp_path, array):
     folder = write(tmp_path / "a", *stack(array))
     path = sorted(folder.iterdir())[2]
