@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
+LABEL := $(shell grep '^monailabel==' constraints.txt)
 TORCH_INDEX ?=
 SHARED := $(wildcard ../shared/data)
 
@@ -23,6 +24,7 @@ $(BIN)/python:
 $(STAMP): setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt $(TORCH)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --no-deps $(LABEL)  # what it asks for cannot be installed together, see setup.cfg
 	touch $(STAMP)
 
 test: install

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_hyper.data.classes import ClassTable
 from monai_hyper.data.episodes import draw_episodes
-from monai_hyper.data.folder import Case, ClassTable, list_cases, read_pair
+from monai_hyper.data.folder import Case, list_cases, read_pair
 from monai_hyper.data.support import SupportSet
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.inference.pipeline import Pair, make_plan, postprocess, preprocess, support_from_pairs

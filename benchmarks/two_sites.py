@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from support_is_used import binary_pair
 
+from monai_hyper.data.classes import ClassTable
 from monai_hyper.data.episodes import Episode, draw_episodes
-from monai_hyper.data.folder import Case, ClassTable, list_cases, read_description
+from monai_hyper.data.folder import Case, list_cases, read_description
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.evaluation.protocol import shifted
 from monai_hyper.evaluation.shifts import SHIFTS

@@ -138,11 +138,40 @@ def pack(verb: Parser) -> None:
     common(verb, "--overwrite")
 
 
+def label(verb: Parser) -> None:
+    """Serve scans to annotators: after the first label, the next scans come segmented (needs MONAI Label)."""
+    verb.add_argument("action", nargs="?", choices=["serve", "history", "rollback"], default="serve",
+                      help="serve; list all networks so far; or use an earlier one again")  # fmt: skip
+    verb.add_argument("--studies", required=True, help="folder of scans, or address of a DICOMweb server")
+    verb.add_argument("--version", type=int, help="rollback: number of the network, see history")
+    verb.add_argument("--port", type=int, default=8000)
+    verb.add_argument("--host", default="127.0.0.1", help="another than this machine needs --allow-remote")
+    verb.add_argument("--allow-remote", action="store_true", help="let others in, who have to sign in")
+    verb.add_argument("--most", type=int, default=8, help="annotated volumes that are used, 1 to 16")
+    verb.add_argument("--labels", type=names, metavar="A,B", help="names of the values 1, 2, ... of label maps")
+    verb.add_argument("--keep-identifiers", action="store_true",
+                      help="leave the patient's name and number in DICOM results")  # fmt: skip
+    common(verb, "--classes", "--weights", "--device")
+
+
+def fetch(verb: Parser) -> None:
+    """Fetch annotated scans from TCIA or IDC into a folder of examples, with their licence; see docs/fetch.md."""
+    verb.add_argument("source", choices=["tcia", "idc", "list"], help="list: collections that are known to have labels")
+    verb.add_argument("--collection", help="name of a collection")
+    verb.add_argument("--patients", nargs="+", metavar="ID", help="default: the first ones that have annotations")
+    verb.add_argument("--most", type=int, default=4, help="volumes, at most")
+    verb.add_argument("--modality", help="CT, MR or PT; default: whatever the annotations refer to")
+    verb.add_argument("--structures", metavar="REGEX", help="only cases that show such a structure")
+    verb.add_argument("--annotations", metavar="ID_OR_DOI", help="of which analysis, where there are several")
+    verb.add_argument("--keep-identifiers", action="store_true", help="name cases after the public patient ids")
+    verb.add_argument("--output", type=Path, help="folder to write, or to go on with")
+
+
 def info(verb: Parser) -> None:
     """Versions, device and weights."""
 
 
-VERBS = (segment, adapt, verify, evaluate, bench, demo, train, synth, convert, pack, info)
+VERBS = (segment, adapt, label, fetch, verify, evaluate, bench, demo, train, synth, convert, pack, info)
 """Each adds its options to a parser; its docstring is its help."""
 
 
@@ -167,6 +196,8 @@ def show(result: object, as_json: bool) -> None:
     """Results, to stdout: JSON for machines, a table or lines for people."""
     if as_json:
         print(json.dumps(result, indent=1, default=str))
+    elif result is None:
+        return
     elif isinstance(result, list) and result and "query" not in result[0]:
         print("  ".join(f"{key:>16}" for key in result[0]))
         for row in result:

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LEVELS = {
     "types": 0, "workers": 0, "data": 1, "transforms": 1, "synthesis": 1, "networks": 2, "inference": 3, "methods": 3,
-    "training": 4, "evaluation": 4, "export": 4, "commands": 5, "demo": 5, "cli": 5,
+    "training": 4, "evaluation": 4, "export": 4, "label": 5, "commands": 5, "demo": 5, "cli": 5,
 }  # fmt: skip
 
 

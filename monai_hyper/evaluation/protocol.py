@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monai_hyper.data.classes import annotated_classes
 from monai_hyper.data.episodes import Episode
-from monai_hyper.data.folder import Case, annotated_classes, list_cases, read_description
+from monai_hyper.data.folder import Case, list_cases, read_description
 from monai_hyper.evaluation.memory import Peak
 from monai_hyper.evaluation.metrics import Calibration, calibration, score_case
 from monai_hyper.evaluation.overlay import overlay, overlay_file

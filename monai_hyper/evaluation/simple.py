@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from monai.data import MetaTensor
 
+from monai_hyper.data.classes import ClassTable, annotated_classes, class_table, resolved
 from monai_hyper.data.episodes import draw_episodes
-from monai_hyper.data.folder import Case, ClassTable, annotated_classes, class_table, list_cases, read_pair
+from monai_hyper.data.folder import Case, list_cases, read_pair
 from monai_hyper.data.labels import label_values
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.inference.pipeline import postprocess, preprocess, read_support
@@ -48,7 +49,8 @@ def split_cases(
         InputError: for defects of the folder, and if too few cases show every class.
     """
     cases = list_cases(folder, split)
-    values = class_table(folder, cases, classes).values
+    table = class_table(folder, cases, classes)
+    cases, values = resolved(cases, table), table.values
     usable = {case.name for case in cases if set(values) <= set(label_values(read_pair(case)[1]))}
     if len(usable) <= shots:
         raise InputError(

@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from monai.data import MetaTensor
 
+from monai_hyper.data.classes import ClassTable, class_table, resolved
 from monai_hyper.data.episodes import Episode, draw_episodes
-from monai_hyper.data.folder import Case, ClassTable, class_table, list_cases, read_pair
+from monai_hyper.data.folder import Case, list_cases, read_pair
 from monai_hyper.data.labels import label_values
+from monai_hyper.data.structures import is_structures, structure_names
 from monai_hyper.transforms.augment import RandFieldOfViewd
 from monai_hyper.types import InputError
 
@@ -138,17 +140,32 @@ def catalogue(folder: Path, split: str | None = None, classes: Sequence[str] | N
     Raises:
         InputError: for defects of the folder as a whole, and if no case can be read.
     """
-    listed = [case for case in list_cases(folder, split, need_labels=False)]
+    listed = list_cases(folder, split, need_labels=False)
     cases, shown, bad = [], {}, {}
+    table = _table_of_dicom(folder, listed, classes)
     for case in listed:
         try:
-            shown[case.name] = frozenset(label_values(read_pair(case)[1])) - {0}
-            cases.append(case)
+            ready = case if table is None else resolved([case], table)[0]
+            shown[case.name] = frozenset(label_values(read_pair(ready)[1])) - {0}
+            cases.append(ready)
         except InputError as error:
             bad[case.name] = str(error)
     if not cases:
         raise InputError(f"{folder}: none of {len(listed)} cases can be read. The first: {next(iter(bad.values()))}")
-    return Catalogue(tuple(cases), shown, bad, class_table(folder, cases, classes))
+    return Catalogue(tuple(cases), shown, bad, table or class_table(folder, cases, classes))
+
+
+def _table_of_dicom(folder: Path, cases: Sequence[Case], classes: Sequence[str] | None) -> ClassTable | None:
+    """The classes of cases with DICOM labels, which are known before voxels are read; None for label maps."""
+    dicom = [case for case in cases if case.label is not None and is_structures(case.label)]
+    readable = []
+    for case in dicom:
+        try:
+            structure_names(case.label)
+            readable.append(case)
+        except InputError:  # the catalogue says so of this case
+            continue
+    return class_table(folder, readable, classes) if readable else None
 
 
 def tasks_of(found: Catalogue, binary: Sequence[str] | None) -> tuple[list[EvaluationTask], list[str]]:

@@ -17,17 +17,8 @@ from monai.data import MetaTensor
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
-from monai_hyper.data.folder import (
-    AbsentMeans,
-    Case,
-    ClassTable,
-    annotated_classes,
-    cases_of,
-    class_table,
-    list_cases,
-    read_description,
-    read_pair,
-)
+from monai_hyper.data.classes import AbsentMeans, ClassTable, annotated_classes, class_table, resolved
+from monai_hyper.data.folder import Case, cases_of, list_cases, read_description, read_pair
 from monai_hyper.data.support import SupportSet, stack_in_corner
 from monai_hyper.data.volumes import Header, read_header
 from monai_hyper.transforms.classes import SelectClasses
@@ -215,6 +206,7 @@ def read_support(
     *,
     cases: Sequence[Case] | None = None,
     classes: Sequence[str] | None = None,
+    table: ClassTable | None = None,
     absent_means: AbsentMeans = "unannotated",
 ) -> tuple[SupportSet, Plan]:
     """Read a folder of annotated volumes as the support set of one task.
@@ -224,7 +216,8 @@ def read_support(
             :func:`monai_hyper.data.folder.cases_of`.
         plan: prepare by this plan; None makes one from the support.
         cases: take only these; None takes all.
-        classes: choose these classes, by name or value; None takes all.
+        classes: choose these classes, by name or value; None takes all. Or
+        table: the classes, where the folder does not tell.
         absent_means: what it says that a class does not occur in a volume.
 
     Returns:
@@ -239,7 +232,9 @@ def read_support(
     cases = list_cases(folder) if cases is None else list(cases)
     if not 1 <= len(cases) <= MAX_SHOTS:
         raise InputError(f"{folder}: {len(cases)} support volumes; expected 1 to {MAX_SHOTS}. Choose fewer of them.")
-    table = ClassTable(plan.values, plan.classes) if plan else class_table(folder, cases, classes)
+    if table is None:
+        table = ClassTable(plan.values, plan.classes) if plan else class_table(folder, cases, classes)
+    cases = resolved(cases, table)
     spacing = plan.spacing if plan else working_spacing([read_header(case.image) for case in cases])
     pairs, annotated = [], []
     for case in cases:  # one at a time on the full grid: sixteen large scans do not fit into memory

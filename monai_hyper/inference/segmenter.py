@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.data.volumes import read_image
-from monai_hyper.inference.pipeline import Plan, postprocess, preprocess, read_support
+from monai_hyper.inference.fitted import Fitted
+from monai_hyper.inference.pipeline import Plan, read_support
 from monai_hyper.methods.fitting import Budget
 from monai_hyper.methods.hyper import Hyper
 from monai_hyper.methods.method import Method
 from monai_hyper.methods.polish import Polish
-from monai_hyper.networks.confidence import expected_dice
 from monai_hyper.networks.network import CascadeNetwork, ConditionedNetwork
 from monai_hyper.networks.released import load_model
 
@@ -83,37 +81,34 @@ class Segmenter:
         self.plan_, self.classes_ = plan, plan.classes
         return self
 
+    @property
+    def fitted(self) -> Fitted:
+        """The network with what it needs to segment, and nothing else.
+
+        Raises:
+            RuntimeError: before :meth:`fit`.
+        """
+        if not hasattr(self, "network_"):
+            raise RuntimeError("this Segmenter has seen no support set; call fit() first.")
+        return Fitted(self.network_, self.plan_, self.device)
+
     def logits(self, query: MetaTensor) -> Tensor:
         """Logits on the task's grid, ``(N, d, h, w)``, of a volume as read, ``(1, D, H, W)``.
 
         Raises:
             RuntimeError: before :meth:`fit`.
         """
-        return self._answers(query)[0][0].cpu()
-
-    @torch.no_grad()
-    def _answers(self, query: MetaTensor) -> list[Tensor]:
-        if not hasattr(self, "network_"):
-            raise RuntimeError("this Segmenter has seen no support set; call fit() first.")
-        return self.network_.answers(preprocess(query, self.plan_).as_tensor()[None].to(self.device))
+        return self.fitted.answers(query)[0][0].cpu()
 
     def predict(self, query: str | Path | MetaTensor) -> MetaTensor:
-        """Segment one volume.
-
-        Args:
-            query: a file, a folder of one DICOM series, or a volume ``(1, D, H, W)`` with its affine.
-
-        Returns:
-            label map on the query's own grid, ``(1, D, H, W)`` int64, in the values of the support's label maps.
+        """Segment one volume, see :meth:`Fitted.predict`.
 
         Raises:
             InputError: for defects of the file.
             RuntimeError: before :meth:`fit`.
         """
-        return self.answer(query)[0]
+        return self.fitted.predict(query)
 
     def answer(self, query: str | Path | MetaTensor) -> tuple[MetaTensor, float]:
         """Segment one volume as :meth:`predict` does, and tell what Dice to expect, from 0 to 1."""
-        volume = query if isinstance(query, MetaTensor) else read_image(query)
-        answers = self._answers(volume)
-        return postprocess(answers[0][0].cpu(), self.plan_, volume), expected_dice(self.network_, answers)
+        return self.fitted.answer(query)

@@ -103,14 +103,14 @@ class CascadeNetwork:
         local: network of windows.
         others: networks of whole volumes, where the window is not to be trusted; those that are aligned have the
             finder's template.
-        support: the windows of the support volumes.
+        support: the windows of the support volumes, where the network was generated; it is no part of the network.
         expected_dice: see :class:`ConditionedNetwork`; None for a lone volume.
     """
 
     finder: Finder
     local: ConditionedNetwork
     others: tuple[ConditionedNetwork, ...]
-    support: SupportSet
+    support: SupportSet | None = None
     expected_dice: float | None = None
 
     @property
@@ -149,6 +149,26 @@ class CascadeNetwork:
         """A plain module that holds the weights and knows nothing of where they came from."""
         others = [other.materialise() for other in self.others]
         return Cascade(copy.deepcopy(self.finder), self.local.materialise(), others).eval()
+
+
+def restored(
+    module: Cascade | Target, classes: tuple[str, ...], expected: float | None
+) -> ConditionedNetwork | CascadeNetwork:
+    """The network that was materialised as ``module``; without its support set, so it cannot be polished.
+
+    Args:
+        classes: names of the foreground classes; expected: Dice of the support volumes by each other, if known.
+    """
+
+    def conditioned(target: Target) -> ConditionedNetwork:
+        return ConditionedNetwork(target, dict(target.state_dict()), classes)
+
+    if isinstance(module, Target):
+        network = conditioned(module)
+        network.expected_dice = expected
+        return network
+    others = tuple(conditioned(other) for other in module.others)
+    return CascadeNetwork(module.finder, conditioned(module.local), others, expected_dice=expected)
 
 
 def reader_names(body: nn.Module) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from monai_hyper.data.folder import Case, ClassTable, annotated_classes, class_table, list_cases, read_pair
+from monai_hyper.data.classes import ClassTable, annotated_classes, class_table
+from monai_hyper.data.folder import Case, list_cases, read_pair
 from monai_hyper.types import InputError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_hyper.data.folder import ClassTable
+from monai_hyper.data.classes import ClassTable
 from monai_hyper.evaluation.tasks import Reader, binary_tasks, catalogue, draws_of, tasks_of
 from monai_hyper.types import InputError
 from tests.evaluation.conftest import write_case

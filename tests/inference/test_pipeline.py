@@ -12,7 +12,8 @@ from monai.data import MetaTensor
 from torch.nn.functional import one_hot
 from torch.testing import assert_close
 
-from monai_hyper.data.folder import ClassTable, list_cases, read_pair
+from monai_hyper.data.classes import ClassTable
+from monai_hyper.data.folder import list_cases, read_pair
 from monai_hyper.data.volumes import Header
 from monai_hyper.inference.pipeline import (
     Plan,

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_hyper.data.folder import ClassTable, list_cases, read_pair
+from monai_hyper.data.classes import ClassTable
+from monai_hyper.data.folder import list_cases, read_pair
 from monai_hyper.data.phantom import write_phantom
 from monai_hyper.data.support import SupportSet
 from monai_hyper.data.tensors import load_tensors, save_tensors

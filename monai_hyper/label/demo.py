@@ -1,0 +1,223 @@
+"""Annotate scans as a client of the label server would, and see how the next ones come out after every label.
+
+Run by ``make label-demo``, or ``python -m monai_hyper.label.demo --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import requests
+
+from monai_hyper.data.classes import ClassTable, class_table, resolved
+from monai_hyper.data.folder import Case, list_cases, read_description, read_pair
+from monai_hyper.data.phantom import write_phantom
+from monai_hyper.data.volumes import read_label
+from monai_hyper.evaluation.metrics import dice_per_class
+from monai_hyper.evaluation.simple import split_cases
+from monai_hyper.export.dicom_series import save_series
+from monai_hyper.export.nifti import save_image, save_label
+from monai_hyper.inference.pipeline import modality_of_text
+from monai_hyper.label import orthanc
+from monai_hyper.transforms.classes import SelectClasses
+
+MODEL = "hyper_fewshot_segmentation"
+
+PATIENCE = 1800
+"""How long a network may take, s."""
+
+
+@contextmanager
+def server(studies: str, arguments: Sequence[str] = ()) -> Iterator[str]:
+    """A label server in a process of its own; yields its address."""
+    port = orthanc.free_port()
+    command = [sys.executable, "-m", "monai_hyper.cli", "label", "--studies", studies, "--port", str(port), *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        while process.poll() is None:
+            try:
+                requests.get(f"{address}/info/", timeout=60)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class Annotator:
+    """A client of a label server.
+
+    Args:
+        address: of the server; table: the classes that are annotated.
+    """
+
+    def __init__(self, address: str, table: ClassTable) -> None:
+        self.address, self.table = address, table
+
+    def save(self, image: str, label: Path) -> float:
+        """Submit a label map and wait for the network that has learned from it; seconds until then."""
+        info = [{"name": name, "idx": index} for index, name in enumerate(self.table.names, 1)]
+        before, begun = self.network()["version"], time.perf_counter()
+        with label.open("rb") as file:
+            answer = requests.put(
+                f"{self.address}/datastore/label?image={image}", files={"label": (label.name, file)},
+                data={"params": json.dumps({"label_info": info})}, timeout=600,
+            )  # fmt: skip
+        answer.raise_for_status()
+        while self.network()["version"] == before:
+            if time.perf_counter() - begun > PATIENCE:
+                raise TimeoutError(f"no network after {PATIENCE} s: {self.network()}")
+            time.sleep(0.2)
+        return time.perf_counter() - begun
+
+    def network(self) -> dict:
+        """State of the network."""
+        return requests.get(f"{self.address}/info/", timeout=600).json()["network"]
+
+    def segment(self, image: str, path: Path) -> float:
+        """Have a scan segmented; seconds it took."""
+        begun = time.perf_counter()
+        answer = requests.post(f"{self.address}/infer/{MODEL}?image={image}&output=image", timeout=PATIENCE)
+        answer.raise_for_status()
+        path.write_bytes(answer.content)
+        return time.perf_counter() - begun
+
+
+def annotate(
+    client: Annotator, ids: dict[str, str], support: Sequence[Case], queries: Sequence[Case], work: Path
+) -> list[dict]:
+    """Submit the labels of ``support`` one by one; Dice and seconds of ``queries`` after each.
+
+    Args:
+        ids: what the server calls the cases.
+    """
+    rows = []
+    truths = {case.name: _ones(read_pair(case)[1], client.table) for case in queries}
+    for count, case in enumerate(support, 1):
+        label = save_label(_ones(read_pair(case)[1], client.table), work / f"{case.name}-label.nii.gz")
+        ready = client.save(ids[case.name], label)
+        dice, seconds = [], []
+        for query in queries:
+            seconds.append(client.segment(ids[query.name], work / "answer.nii.gz"))
+            found = read_label(work / "answer.nii.gz")
+            values = range(1, len(client.table.names) + 1)
+            each = dice_per_class(found, truths[query.name], tuple(values))
+            dice.append(sum(each) / len(each))
+        rows.append({
+            "labels": count, "dice": sum(dice) / len(dice), "lowest": min(dice),
+            "seconds_until_ready": round(ready, 1), "seconds_a_scan": round(sum(seconds) / len(seconds), 2),
+        })  # fmt: skip
+    return rows
+
+
+def _ones(label, table: ClassTable):
+    """A label map with the values 1, 2, ... for the classes of ``table``."""
+    return SelectClasses(table.values)(label)
+
+
+def run(
+    folder: Path, split: str | None, classes: Sequence[str] | None, labels: int, scans: int, through_orthanc: bool,
+    progress: Callable[[str], None],
+) -> list[dict]:  # fmt: skip
+    """Serve scans of an annotated folder, and annotate some of them.
+
+    Args:
+        folder: annotated; split: only cases of this list; classes: only these.
+        labels: how many are submitted; scans: how many are segmented after each.
+        through_orthanc: whether the scans lie in Orthanc, labels as DICOM-SEG beside them, instead of in a folder; then
+            the last row is of a fresh server that has read them back.
+
+    Returns:
+        a row for every label.
+    """
+    support, queries = split_cases(folder, split, labels, scans, 0, classes)
+    table = class_table(folder, list_cases(folder, split), classes)
+    support, queries = resolved(support, table), resolved(queries, table)
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(TemporaryDirectory()))
+        if not through_orthanc:
+            studies, ids = (
+                str(_copied([*support, *queries], work / "studies")),
+                {c.name: c.name for c in [*support, *queries]},
+            )
+        else:
+            address = stack.enter_context(orthanc.running(work / "orthanc"))
+            modality = modality_of_text(read_description(folder).get("modality")) or "MR"
+            ids = {case.name: _uploaded(case, work / "series", modality, address) for case in cases}
+            studies = f"{address}/dicom-web"
+            os.environ["XDG_CACHE_HOME"] = str(work / "first")
+        with server(studies) as address:
+            page = requests.get(f"{address}/ohif/", timeout=60)
+            progress(f"{address}: the viewer's page answers with {page.status_code}, {len(page.content)} bytes")
+            rows = annotate(Annotator(address, table), ids, support, queries, work)
+        if through_orthanc:
+            os.environ["XDG_CACHE_HOME"] = str(work / "second")
+            with server(studies, ["--labels", ",".join(table.names)]) as address:
+                rows.append(_again(Annotator(address, table), ids, queries, work, labels))
+    return rows
+
+
+def _again(client: Annotator, ids: dict[str, str], queries: Sequence[Case], work: Path, labels: int) -> dict:
+    """A row of a server that has seen nothing but what Orthanc keeps."""
+    begun, dice, seconds = time.perf_counter(), [], []
+    while client.network()["version"] == 0:
+        time.sleep(0.2)
+    ready = time.perf_counter() - begun
+    for query in queries:
+        seconds.append(client.segment(ids[query.name], work / "answer.nii.gz"))
+        truth, found = _ones(read_pair(query)[1], client.table), read_label(work / "answer.nii.gz")
+        each = dice_per_class(found, truth, tuple(range(1, len(client.table.names) + 1)))
+        dice.append(sum(each) / len(each))
+    return {
+        "labels": f"{labels}, read back", "dice": sum(dice) / len(dice), "lowest": min(dice),
+        "seconds_until_ready": round(ready, 1), "seconds_a_scan": round(sum(seconds) / len(seconds), 2),
+    }  # fmt: skip
+
+
+def _copied(cases: Sequence[Case], folder: Path) -> Path:
+    for case in cases:
+        save_image(read_pair(case)[0], folder / f"{case.name}.nii.gz")
+    return folder
+
+
+def _uploaded(case: Case, folder: Path, modality: str, address: str) -> str:
+    series = save_series(read_pair(case)[0], folder / case.name, modality, f"demo-{case.name}")
+    orthanc.upload(address, folder / case.name)
+    return series
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="annotated folder; default: a digital phantom")
+    parser.add_argument("--split")
+    parser.add_argument("--classes", nargs="+")
+    parser.add_argument("--labels", type=int, default=3)
+    parser.add_argument("--scans", type=int, default=3)
+    parser.add_argument("--orthanc", action="store_true", help="keep scans and labels in Orthanc")
+    options = parser.parse_args(arguments)
+    with TemporaryDirectory() as made:
+        folder = options.data or write_phantom(Path(made), "head_mr", cases=options.labels + options.scans)
+        rows = run(folder, options.split, options.classes, options.labels, options.scans, options.orthanc,
+                   lambda text: print(text, file=sys.stderr, flush=True))  # fmt: skip
+    print("  ".join(f"{key:>20}" for key in rows[0]))
+    for row in rows:
+        print("  ".join(f"{v:20.3f}" if isinstance(v, float) else f"{v!s:>20}" for v in row.values()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
