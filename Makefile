@@ -1,4 +1,5 @@
 # make demo    segment scans with a generated network, in a fresh environment
+# make label-demo   annotate scans as a client of the label server would: how the next ones come out after every label
 # make test    style check and all tests
 # make benchmark        fast methods on real held-out data, to docs/results.md (needs ../shared/data)
 # make benchmark-full   all methods on fewer cases
@@ -14,7 +15,7 @@ LABEL := $(shell grep '^monailabel==' constraints.txt)
 TORCH_INDEX ?=
 SHARED := $(wildcard ../shared/data)
 
-.PHONY: install test demo benchmark benchmark-full bundles clean
+.PHONY: install test demo label-demo benchmark benchmark-full bundles clean
 
 install: $(STAMP)
 
@@ -33,6 +34,9 @@ test: install
 
 demo: install
 	$(BIN)/monai-hyper demo $(if $(SHARED),--data $(SHARED)) --output runs/demo --overwrite
+
+label-demo: install
+	$(BIN)/python -m monai_hyper.label.demo $(if $(SHARED),--data $(SHARED)/hippocampus_mr --split select)
 
 benchmark: install
 	$(BIN)/python benchmarks/dev.py --data ../shared/data --output runs/benchmark

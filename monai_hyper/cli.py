@@ -32,7 +32,10 @@ def common(verb: Parser, *options: str) -> None:
                            "help": "what it says that a class does not occur in a support volume"},
         "--polish-seconds": {"type": float, "help": "gradient steps on the support set; 0: none; "
                              "default: 20 on a CPU, 3 on a GPU, none from four volumes on"},
-        "--classes": {"nargs": "+", "help": "names or values of the classes; default: all"},
+        "--classes": {"nargs": "+", "help": "names or values of the classes; default: all; of DICOM labels also "
+                      "NAME=REGEX"},
+        "--keep-identifiers": {"action": "store_true",
+                               "help": "leave the patient's name and number in DICOM results"},
         "--weights": {"type": Path, "help": "weights of the model; default: the released ones"},
         "--device": {"default": "cpu", "help": "cpu or cuda"},
         "--overwrite": {"action": "store_true", "help": "replace existing results"},
@@ -46,8 +49,11 @@ def common(verb: Parser, *options: str) -> None:
 def segment(verb: Parser) -> None:
     """Segment volumes after the example of a folder of annotated ones."""
     verb.add_argument("--query", type=Path, required=True, help="volume, or folder of volumes")
-    common(verb, "--support", "--absent-means", "--polish-seconds", "--output")
+    common(verb, "--support", "--absent-means", "--polish-seconds", "--output", "--keep-identifiers")
     common(verb, "--classes", "--weights", "--device", "--overwrite")
+    verb.add_argument("--format", choices=["nifti", "dicom-seg", "rtstruct"], default="nifti",
+                      help="of label maps; DICOM for scans in DICOM only")  # fmt: skip
+    verb.add_argument("--codes", type=Path, metavar="FILE", help="JSON with codes of classes for DICOM-SEG")
 
 
 def adapt(verb: Parser) -> None:
@@ -149,9 +155,7 @@ def label(verb: Parser) -> None:
     verb.add_argument("--allow-remote", action="store_true", help="let others in, who have to sign in")
     verb.add_argument("--most", type=int, default=8, help="annotated volumes that are used, 1 to 16")
     verb.add_argument("--labels", type=names, metavar="A,B", help="names of the values 1, 2, ... of label maps")
-    verb.add_argument("--keep-identifiers", action="store_true",
-                      help="leave the patient's name and number in DICOM results")  # fmt: skip
-    common(verb, "--classes", "--weights", "--device")
+    common(verb, "--classes", "--weights", "--device", "--keep-identifiers")
 
 
 def fetch(verb: Parser) -> None:

@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +26,9 @@ from monai_hyper.evaluation.bench import bench as time_methods
 from monai_hyper.evaluation.protocol import Protocol
 from monai_hyper.evaluation.run import clear, evaluate_folder, table_of
 from monai_hyper.export.deploy import provenance, refuse_folder, write_bundle
-from monai_hyper.export.nifti import save_label
 from monai_hyper.export.onnx import wants_onnx
 from monai_hyper.export.overview import overview
+from monai_hyper.export.results import ENDINGS, Format, read_codes, refuse_format, save_result
 from monai_hyper.inference.pipeline import modality_warning, read_support
 from monai_hyper.inference.segmenter import Segmenter
 from monai_hyper.methods.polish import default_seconds
@@ -46,7 +47,7 @@ def versions() -> dict[str, str]:
 
 
 def find_queries(path: Path) -> list[Path]:
-    """Volumes to segment: a file, a folder of files (or with ``images/``), or a folder of one DICOM series.
+    """Volumes to segment: a file, a folder of files (or with ``images/``), a folder of one DICOM series, or of such.
 
     Raises:
         InputError: if there is nothing, or two volumes have one name.
@@ -57,7 +58,9 @@ def find_queries(path: Path) -> list[Path]:
         return [path]
     folder = path / "images" if (path / "images").is_dir() else path
     found = sorted(f for f in folder.iterdir() if f.is_file() and f.name.lower().endswith(tuple(SUFFIXES)))
-    found = found or sorted(f for f in folder.iterdir() if f.is_dir() and folder.name == "images") or [folder]
+    series = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    lone = folder.name != "images" and any(f.is_file() for f in folder.iterdir())
+    found = found or ([folder] if lone or not series else series)
     names = [volume_name(f) for f in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -84,32 +87,43 @@ def segment(
     weights: Path | None = None,
     device: str = "cpu",
     polish_seconds: float | None = None,
+    format: Format = "nifti",
+    codes: Path | None = None,
+    keep_identifiers: bool = False,
     overwrite: bool = False,
     progress: Report = print,
 ) -> list[dict]:
     """Segment volumes after the example of a folder of annotated ones.
 
-    Writes for every query NAME a label map ``NAME.nii.gz``, an overview ``NAME.png`` and ``NAME.json`` (volumes in
-    ml, expected Dice, timings, preparation, versions). Nothing is written unless every query succeeds.
+    Writes for every query NAME a label map ``NAME.nii.gz`` or ``NAME.dcm``, an overview ``NAME.png`` and ``NAME.json``
+    (volumes in ml, expected Dice, timings, preparation, versions). Nothing is written unless every query succeeds.
 
     Args:
         polish_seconds: of gradient steps on the support set after its network is generated; 0: none; default: 20 on a
             CPU, 3 on a GPU, none from four volumes on.
+        format: "nifti"; or, for queries in DICOM, "dicom-seg" or "rtstruct"; codes: see
+            :func:`monai_hyper.export.results.read_codes`.
+        keep_identifiers: whether DICOM results carry the patient's name and number.
 
     Returns:
         the contents of the JSON files.
     """
     check_polish(None, polish_seconds)
     queries = find_queries(query)
-    results = [f"{volume_name(q)}{ending}" for q in queries for ending in (".nii.gz", ".png", ".json")]
+    results = [f"{volume_name(q)}{ending}" for q in queries for ending in (ENDINGS[format], ".png", ".json")]
     refuse_existing([output / name for name in results], overwrite)
+    refuse_format(format, queries)
+    save = partial(save_result, kind=format, codes=read_codes(codes), keep_identifiers=keep_identifiers)
     for path in queries:
         read_header(path)
     cases = list_cases(support)
     segmenter = fitted(support, cases, classes, absent_means, weights, device, None, polish_seconds, progress)
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=".segment-") as beside:
-        reports = [segment_one(segmenter, path, Path(beside), len(cases), progress) for path in queries]
+        folder = Path(beside)
+        reports = [
+            segment_one(segmenter, path, folder, ENDINGS[format], save, len(cases), progress) for path in queries
+        ]
         output.mkdir(exist_ok=True)
         for name in results:
             os.replace(Path(beside) / name, output / name)
@@ -137,8 +151,14 @@ def fitted(
     return segmenter
 
 
-def segment_one(segmenter: Segmenter, path: Path, folder: Path, shots: int, progress: Report) -> dict:
-    """Segment one volume into ``folder``; returns what the JSON file says."""
+def segment_one(
+    segmenter: Segmenter, path: Path, folder: Path, ending: str, save: Callable, shots: int, progress: Report
+) -> dict:
+    """Segment one volume into ``folder``; returns what the JSON file says.
+
+    Args:
+        ending: of the label map's file; save: see :func:`save_result`.
+    """
     image, name, plan = read_image(path), volume_name(path), segmenter.plan_
     warning = modality_warning(image, plan)
     if warning:
@@ -146,7 +166,7 @@ def segment_one(segmenter: Segmenter, path: Path, folder: Path, shots: int, prog
     begun = time.perf_counter()
     label, expected = segmenter.answer(image)
     seconds = time.perf_counter() - begun
-    save_label(label, folder / f"{name}.nii.gz")
+    save(label, plan.classes, plan.values, path, folder / f"{name}{ending}")
     overview(image, SelectClasses(plan.values)(label), plan.classes, folder / f"{name}.png")
     report = {
         "query": path.name,

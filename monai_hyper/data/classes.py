@@ -13,7 +13,7 @@ import torch
 
 from monai_hyper.data.folder import Case, read_description
 from monai_hyper.data.labels import label_values
-from monai_hyper.data.structures import is_structures, structure_names
+from monai_hyper.data.structures import annotated_series, is_structures, structure_names
 from monai_hyper.data.volumes import read_label
 from monai_hyper.types import MAX_CLASSES, InputError
 
@@ -154,7 +154,8 @@ def resolved(cases: Sequence[Case], table: ClassTable) -> list[Case]:
 def _resolved(case: Case, table: ClassTable) -> Case:
     there = structure_names(case.label)
     fitting = [tuple(name for name in there if re.fullmatch(p, name, re.IGNORECASE)) for p in table.patterns]
-    return replace(case, structures=tuple((value, names) for value, names in zip(table.values, fitting) if names))
+    structures = tuple((value, names) for value, names in zip(table.values, fitting) if names)
+    return replace(case, structures=structures, series=tuple(sorted(annotated_series(case.label))))
 
 
 def annotated_classes(

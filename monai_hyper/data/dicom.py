@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -53,8 +53,11 @@ class Series:
     factor: float = 1.0
 
 
-def find_series(folder: Path) -> Series:
+def find_series(folder: Path, among: Collection[str] = ()) -> Series:
     """The only image series of a folder; annotations (SEG, RTSTRUCT and others) may lie beside it.
+
+    Args:
+        among: UIDs; of several series one of these is meant.
 
     Raises:
         InputError: if there is none or several; for slices of different orientation or size, several images at one
@@ -65,6 +68,8 @@ def find_series(folder: Path) -> Series:
         header = _header(path)
         if header is not None and header.get("Modality") not in DERIVED:
             groups[header.get("SeriesInstanceUID", "")].append((path, header))
+    if len(groups) > 1 and among:
+        groups = {uid: found for uid, found in groups.items() if uid in among} or groups
     if len(groups) != 1:
         each = [f"number {h[0][1].get('SeriesNumber', '?')} ({h[0][1].get('Modality')}, {len(h)} files)"
                 for h in groups.values()]  # fmt: skip

@@ -29,7 +29,9 @@ class Case:
         label: label map, or DICOM-SEG or RTSTRUCT, file or folder; None where there is none.
         patient: the patient's key, the case's name where the folder does not tell.
         annotated: names or values (as text) of the classes annotated here; None where the folder does not tell.
-        structures: which structures of a DICOM label make up each value, see :func:`resolved`.
+        structures: which structures of a DICOM label make up each value, and
+        series: UIDs of the series that it annotates; both where a DICOM label tells, see
+            :func:`monai_hyper.data.classes.resolved`.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Case:
     patient: str
     annotated: tuple[str, ...] | None = None
     structures: tuple[tuple[int, tuple[str, ...]], ...] | None = None
+    series: tuple[str, ...] = ()
 
 
 def read_description(folder: str | Path) -> dict:
@@ -169,7 +172,7 @@ def read_pair(case: Case) -> tuple[MetaTensor, MetaTensor]:
     """
     if case.label is None:
         raise InputError(f"{case.image}: expected a label map for case '{case.name}', found none. Add it.")
-    image = read_image(case.image)
+    image = read_image(case.image, case.series)
     label = read_label(case.label) if case.structures is None else _painted_structures(case, image)
     refuse_other_grid(image, label, case.label, case.image.name)
     return image, label

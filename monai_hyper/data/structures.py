@@ -11,6 +11,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_partial
 from torch import Tensor
 
+from monai_hyper.data.annotation import read_annotation
 from monai_hyper.data.dicom import DERIVED
 from monai_hyper.data.dicom_seg import read_segments, segment_names
 from monai_hyper.data.rtstruct import read_rois, roi_names
@@ -53,6 +54,15 @@ def structure_names(path: str | Path) -> tuple[str, ...]:
         InputError: if there is no such object, or one is unreadable or without structures.
     """
     return tuple(dict.fromkeys(name for _, _, names in _objects(Path(path)) for name in names))
+
+
+def annotated_series(path: str | Path) -> set[str]:
+    """UIDs of the series that the objects say they annotate.
+
+    Raises:
+        InputError: see :func:`structure_names`.
+    """
+    return {uid for file, _, _ in _objects(Path(path)) for uid in read_annotation(file).images}
 
 
 def read_structures(path: str | Path, image: MetaTensor, names: Collection[str] | None = None) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,11 +56,12 @@ def volume_name(path: str | Path) -> str:
     return path.name
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, series: Collection[str] = ()) -> Header:
     """Shape and spacing of a volume, checked, without reading its voxels.
 
     Args:
         path: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha``, or a folder that holds one DICOM series.
+        series: UIDs; of several series in a folder one of these is meant.
 
     Raises:
         InputError: if the file is missing, of another kind, unreadable, not one three-dimensional volume of
@@ -71,8 +73,10 @@ def read_header(path: str | Path) -> Header:
     if not path.is_dir() and not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{path}: expected {', '.join(SUFFIXES)} or a folder of one DICOM series. Convert the file.")
     try:
-        read = _series_header if path.is_dir() else _nifti_header if _is_nifti(path) else _itk_header
-        header = read(path)
+        if path.is_dir():
+            header = _series_header(path, series)
+        else:
+            header = _nifti_header(path) if _is_nifti(path) else _itk_header(path)
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -107,11 +111,11 @@ def free_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def read_image(path: str | Path) -> MetaTensor:
+def read_image(path: str | Path, series: Collection[str] = ()) -> MetaTensor:
     """Read an image.
 
     Args:
-        path: see :func:`read_header`.
+        path, series: see :func:`read_header`.
 
     Returns:
         ``(1, D, H, W)`` float32, intensities as stored (HU for CT), with its affine (RAS+, mm).
@@ -119,7 +123,7 @@ def read_image(path: str | Path) -> MetaTensor:
     Raises:
         InputError: see :func:`read_header`; and for NaN or infinite voxels.
     """
-    array, affine = _read(Path(path))
+    array, affine = _read(Path(path), series)
     array = array.astype(np.float32, copy=False)
     bad = array.size - np.count_nonzero(np.isfinite(array))
     if bad:
@@ -181,8 +185,8 @@ def _nifti_header(path: Path) -> Header:
     return Header(tuple(shape), tuple(spacing))
 
 
-def _series_header(folder: Path) -> Header:
-    series = find_series(folder)
+def _series_header(folder: Path, among: Collection[str]) -> Header:
+    series = find_series(folder, among)
     if series.affine is None:
         return _itk_header(series.files[0])
     return Header(series.shape, tuple(np.linalg.norm(series.affine[:3, :3], axis=0).tolist()))
@@ -221,15 +225,15 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
         )
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path, series: Collection[str] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Voxels ``(D, H, W)`` as stored and affine ``(4, 4)``, RAS+ mm, by MONAI's readers."""
-    header = read_header(path)
+    header = read_header(path, series)
     factor = 1.0
     if path.is_dir():
-        series = find_series(path)
-        if series.affine is not None:
-            return _read_stack(path, series)
-        path, factor = series.files[0], series.factor
+        found = find_series(path, series)
+        if found.affine is not None:
+            return _read_stack(path, found)
+        path, factor = found.files[0], found.factor
     # ITK's Python types have no 64 bit integers; float32 holds every intensity in use and labels up to 16 million.
     reader = NibabelReader() if _is_nifti(path) else ITKReader(pixel_type=itk.F)
     try:

@@ -235,7 +235,7 @@ def read_support(
     if table is None:
         table = ClassTable(plan.values, plan.classes) if plan else class_table(folder, cases, classes)
     cases = resolved(cases, table)
-    spacing = plan.spacing if plan else working_spacing([read_header(case.image) for case in cases])
+    spacing = plan.spacing if plan else working_spacing([read_header(case.image, case.series) for case in cases])
     pairs, annotated = [], []
     for case in cases:  # one at a time on the full grid: sixteen large scans do not fit into memory
         image, label = read_pair(case)

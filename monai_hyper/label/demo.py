@@ -18,11 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import requests
+from monai.data import MetaTensor
+from monai.transforms import ResampleToMatch
 
 from monai_hyper.data.classes import ClassTable, class_table, resolved
 from monai_hyper.data.folder import Case, list_cases, read_description, read_pair
 from monai_hyper.data.phantom import write_phantom
-from monai_hyper.data.volumes import read_label
+from monai_hyper.data.volumes import read_image, read_label
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.evaluation.simple import split_cases
 from monai_hyper.export.dicom_series import save_series
@@ -30,6 +32,7 @@ from monai_hyper.export.nifti import save_image, save_label
 from monai_hyper.inference.pipeline import modality_of_text
 from monai_hyper.label import orthanc
 from monai_hyper.transforms.classes import SelectClasses
+from monai_hyper.types import InputError
 
 MODEL = "hyper_fewshot_segmentation"
 
@@ -38,11 +41,16 @@ PATIENCE = 1800
 
 
 @contextmanager
-def server(studies: str, arguments: Sequence[str] = ()) -> Iterator[str]:
-    """A label server in a process of its own; yields its address."""
+def server(studies: str, cache: Path, arguments: Sequence[str] = ()) -> Iterator[str]:
+    """A label server in a process of its own; yields its address.
+
+    Args:
+        cache: where it keeps what it has of a DICOMweb server.
+    """
     port = orthanc.free_port()
     command = [sys.executable, "-m", "monai_hyper.cli", "label", "--studies", studies, "--port", str(port), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, env=environment)
     try:
         address = f"http://127.0.0.1:{port}"
         while process.poll() is None:
@@ -76,12 +84,20 @@ class Annotator:
                 f"{self.address}/datastore/label?image={image}", files={"label": (label.name, file)},
                 data={"params": json.dumps({"label_info": info})}, timeout=600,
             )  # fmt: skip
-        answer.raise_for_status()
+        _refuse(answer)
         while self.network()["version"] == before:
             if time.perf_counter() - begun > PATIENCE:
                 raise TimeoutError(f"no network after {PATIENCE} s: {self.network()}")
             time.sleep(0.2)
         return time.perf_counter() - begun
+
+    def on_grid(self, image: str, label: MetaTensor, work: Path) -> MetaTensor:
+        """A label map on the grid of a scan as the server has it, with the values 1, 2, ... for the classes."""
+        answer = requests.get(f"{self.address}/datastore/image?image={image}", timeout=600)
+        _refuse(answer)
+        (work / "scan.nii.gz").write_bytes(answer.content)
+        chosen, scan = SelectClasses(self.table.values)(label), read_image(work / "scan.nii.gz")
+        return ResampleToMatch(mode="nearest")(chosen.float(), scan).round().long()
 
     def network(self) -> dict:
         """State of the network."""
@@ -91,9 +107,14 @@ class Annotator:
         """Have a scan segmented; seconds it took."""
         begun = time.perf_counter()
         answer = requests.post(f"{self.address}/infer/{MODEL}?image={image}&output=image", timeout=PATIENCE)
-        answer.raise_for_status()
+        _refuse(answer)
         path.write_bytes(answer.content)
         return time.perf_counter() - begun
+
+
+def _refuse(answer: requests.Response) -> None:
+    if not answer.ok:
+        raise InputError(f"{answer.url}: {answer.status_code} {answer.text[:500]}")
 
 
 def annotate(
@@ -105,27 +126,27 @@ def annotate(
         ids: what the server calls the cases.
     """
     rows = []
-    truths = {case.name: _ones(read_pair(case)[1], client.table) for case in queries}
     for count, case in enumerate(support, 1):
-        label = save_label(_ones(read_pair(case)[1], client.table), work / f"{case.name}-label.nii.gz")
-        ready = client.save(ids[case.name], label)
-        dice, seconds = [], []
-        for query in queries:
-            seconds.append(client.segment(ids[query.name], work / "answer.nii.gz"))
-            found = read_label(work / "answer.nii.gz")
-            values = range(1, len(client.table.names) + 1)
-            each = dice_per_class(found, truths[query.name], tuple(values))
-            dice.append(sum(each) / len(each))
-        rows.append({
-            "labels": count, "dice": sum(dice) / len(dice), "lowest": min(dice),
-            "seconds_until_ready": round(ready, 1), "seconds_a_scan": round(sum(seconds) / len(seconds), 2),
-        })  # fmt: skip
+        label = client.on_grid(ids[case.name], read_pair(case)[1], work)
+        ready = client.save(ids[case.name], save_label(label, work / f"{case.name}-label.nii.gz"))
+        rows.append(score(client, ids, queries, work, str(count), ready))
     return rows
 
 
-def _ones(label, table: ClassTable):
-    """A label map with the values 1, 2, ... for the classes of ``table``."""
-    return SelectClasses(table.values)(label)
+def score(
+    client: Annotator, ids: dict[str, str], queries: Sequence[Case], work: Path, labels: str, ready: float
+) -> dict:
+    """A row of the table: Dice of the scans, mean over their classes, and seconds."""
+    dice, seconds = [], []
+    for query in queries:
+        seconds.append(client.segment(ids[query.name], work / "answer.nii.gz"))
+        found, truth = read_label(work / "answer.nii.gz"), client.on_grid(ids[query.name], read_pair(query)[1], work)
+        each = dice_per_class(found, truth, tuple(range(1, len(client.table.names) + 1)))
+        dice.append(sum(each) / len(each))
+    return {
+        "labels": labels, "dice": sum(dice) / len(dice), "lowest": min(dice),
+        "seconds_until_ready": round(ready, 1), "seconds_a_scan": round(sum(seconds) / len(seconds), 2),
+    }  # fmt: skip
 
 
 def run(
@@ -148,55 +169,40 @@ def run(
     support, queries = resolved(support, table), resolved(queries, table)
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory()))
-        if not through_orthanc:
-            studies, ids = (
-                str(_copied([*support, *queries], work / "studies")),
-                {c.name: c.name for c in [*support, *queries]},
-            )
-        else:
-            address = stack.enter_context(orthanc.running(work / "orthanc"))
-            modality = modality_of_text(read_description(folder).get("modality")) or "MR"
-            ids = {case.name: _uploaded(case, work / "series", modality, address) for case in cases}
-            studies = f"{address}/dicom-web"
-            os.environ["XDG_CACHE_HOME"] = str(work / "first")
-        with server(studies) as address:
+        studies, ids = _served(folder, [*support, *queries], work, stack if through_orthanc else None)
+        with server(studies, work / "first") as address:
             page = requests.get(f"{address}/ohif/", timeout=60)
             progress(f"{address}: the viewer's page answers with {page.status_code}, {len(page.content)} bytes")
             rows = annotate(Annotator(address, table), ids, support, queries, work)
         if through_orthanc:
-            os.environ["XDG_CACHE_HOME"] = str(work / "second")
-            with server(studies, ["--labels", ",".join(table.names)]) as address:
+            with server(studies, work / "second", ["--labels", ",".join(table.names)]) as address:
                 rows.append(_again(Annotator(address, table), ids, queries, work, labels))
     return rows
 
 
+def _served(
+    folder: Path, cases: Sequence[Case], work: Path, orthanc_in: ExitStack | None
+) -> tuple[str, dict[str, str]]:
+    """What to serve, a folder or the address of Orthanc, and what the cases are called there."""
+    if orthanc_in is None:
+        for case in cases:
+            save_image(read_pair(case)[0], work / "studies" / f"{case.name}.nii.gz")
+        return str(work / "studies"), {case.name: case.name for case in cases}
+    address = orthanc_in.enter_context(orthanc.running(work / "orthanc"))
+    modality = modality_of_text(read_description(folder).get("modality")) or "MR"
+    ids = {}
+    for case in cases:
+        ids[case.name] = save_series(read_pair(case)[0], work / "series" / case.name, modality, f"demo^{case.name}")
+        orthanc.upload(address, work / "series" / case.name)
+    return f"{address}/dicom-web", ids
+
+
 def _again(client: Annotator, ids: dict[str, str], queries: Sequence[Case], work: Path, labels: int) -> dict:
     """A row of a server that has seen nothing but what Orthanc keeps."""
-    begun, dice, seconds = time.perf_counter(), [], []
+    begun = time.perf_counter()
     while client.network()["version"] == 0:
         time.sleep(0.2)
-    ready = time.perf_counter() - begun
-    for query in queries:
-        seconds.append(client.segment(ids[query.name], work / "answer.nii.gz"))
-        truth, found = _ones(read_pair(query)[1], client.table), read_label(work / "answer.nii.gz")
-        each = dice_per_class(found, truth, tuple(range(1, len(client.table.names) + 1)))
-        dice.append(sum(each) / len(each))
-    return {
-        "labels": f"{labels}, read back", "dice": sum(dice) / len(dice), "lowest": min(dice),
-        "seconds_until_ready": round(ready, 1), "seconds_a_scan": round(sum(seconds) / len(seconds), 2),
-    }  # fmt: skip
-
-
-def _copied(cases: Sequence[Case], folder: Path) -> Path:
-    for case in cases:
-        save_image(read_pair(case)[0], folder / f"{case.name}.nii.gz")
-    return folder
-
-
-def _uploaded(case: Case, folder: Path, modality: str, address: str) -> str:
-    series = save_series(read_pair(case)[0], folder / case.name, modality, f"demo-{case.name}")
-    orthanc.upload(address, folder / case.name)
-    return series
+    return score(client, ids, queries, work, f"{labels}, read back", time.perf_counter() - begun)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -180,7 +180,8 @@ class DicomWebStore(CarefulStore):
         return newest
 
     def _reference(self, series: str, study: str) -> RemoteLabel | None:
-        meta = Dataset.from_json(self._asked(self.client.retrieve_series_metadata, study, series)[0])
+        found = self._asked(self.client.retrieve_series_metadata, study, series)[0]
+        meta = Dataset.from_json(found, bulk_data_uri_handler=lambda *_: b"")  # voxels are fetched when they are needed
         referenced = meta.get("ReferencedSeriesSequence")
         if not referenced:
             return None

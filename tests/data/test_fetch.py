@@ -535,7 +535,7 @@ def test_the_table_in_the_documentation_is_current():
 
 
 def test_objects_that_are_no_annotation_are_refused(tmp_path):
-    from monai_hyper.data.fetch.annotation import read_annotation
+    from monai_hyper.data.annotation import read_annotation
 
     row = answer("tcia_series.json")[0]
     slice_of(row, 0).save_as(tmp_path / "a.dcm", enforce_file_format=True)

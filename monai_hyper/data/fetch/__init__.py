@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from monai_hyper.data.annotation import KINDS, Annotation
 from monai_hyper.data.dicom import DERIVED
-from monai_hyper.data.fetch.annotation import KINDS, Annotation
 from monai_hyper.data.fetch.catalogue import RESTRICTED, find_entry, list_collections
 from monai_hyper.data.fetch.client import Client, DownloadFailed, Series, plain
 from monai_hyper.data.fetch.idc import Idc

@@ -14,7 +14,7 @@ from pathlib import Path
 import pydicom
 from pydicom.misc import is_dicom
 
-from monai_hyper.data.fetch.annotation import Annotation, read_annotation
+from monai_hyper.data.annotation import Annotation, read_annotation
 from monai_hyper.data.fetch.catalogue import citation_of
 from monai_hyper.data.fetch.client import Client, DownloadFailed, Series
 from monai_hyper.data.folder import read_description
