@@ -68,8 +68,8 @@ def test_python_runs(number, reader, monkeypatch):
 
 
 def test_make_targets_exist():
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    named = re.findall(r"`make (\w+)", README) + [line.split()[1] for line in commands("make")]
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    named = re.findall(r"`make ([\w-]+)", README) + [line.split()[1] for line in commands("make")]
     assert {"demo", "test"} <= set(named) <= set(targets)
 
 
