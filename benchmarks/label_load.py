@@ -20,7 +20,8 @@ from monai_hyper.data.classes import class_table, resolved
 from monai_hyper.data.folder import list_cases, read_pair
 from monai_hyper.evaluation.simple import split_cases
 from monai_hyper.export.nifti import save_image, save_label
-from monai_hyper.label.demo import MODEL, Annotator, server
+from monai_hyper.label.demo import Annotator, server
+from monai_hyper.label.state import MODEL
 
 
 class Memory:

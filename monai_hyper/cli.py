@@ -155,7 +155,7 @@ def label(verb: Parser) -> None:
     verb.add_argument("--allow-remote", action="store_true", help="let others in, who have to sign in")
     verb.add_argument("--most", type=int, default=8, help="annotated volumes that are used, 1 to 16")
     verb.add_argument("--labels", type=names, metavar="A,B", help="names of the values 1, 2, ... of label maps")
-    common(verb, "--classes", "--weights", "--device", "--keep-identifiers")
+    common(verb, "--classes", "--weights", "--device", "--keep-identifiers", "--polish-seconds")
 
 
 def fetch(verb: Parser) -> None:

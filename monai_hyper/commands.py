@@ -247,6 +247,7 @@ def label(
     weights: Path | None = None,
     device: str = "cpu",
     keep_identifiers: bool = False,
+    polish_seconds: float | None = None,
     progress: Report = print,
 ) -> list[dict] | None:
     """Serve scans to annotators by MONAI Label, list the networks that labels have generated, or use one again.
@@ -255,6 +256,7 @@ def label(
         studies: folder of scans, or address of a DICOMweb server.
         action: "serve", "history" or "rollback"; version: what to roll back to.
         most: volumes that a network is generated from; classes: only these; labels: names of the values 1, 2, ...
+        polish_seconds: see :class:`monai_hyper.label.regenerate.Settings`.
 
     Returns:
         history: a row for every network, oldest first.
@@ -269,6 +271,8 @@ def label(
     if not 1 <= most <= MAX_SHOTS:
         raise InputError(f"--most is {most}; expected 1 to {MAX_SHOTS} volumes.")
     conf = {"most": str(most), "device": device, "keep_identifiers": str(keep_identifiers).lower()}
+    check_polish(None, polish_seconds)
+    conf |= {"polish_seconds": "" if polish_seconds is None else str(polish_seconds)}
     conf |= {"classes": ",".join(classes or ()), "labels": ",".join(labels or ()), "weights": str(weights or "")}
     progress(f"http://{host}:{port}/ for 3D Slicer, http://{host}:{port}/ohif/ in the browser, for research only")
     start.serve(studies, conf, host, port, allow_remote)

@@ -14,14 +14,12 @@ from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelEr
 import monai_hyper
 from monai_hyper.label.names import Names
 from monai_hyper.label.regenerate import Background, Generator, Settings
-from monai_hyper.label.state import state_folder
+from monai_hyper.label.state import MODEL, state_folder
 from monai_hyper.label.store import CarefulStore
 from monai_hyper.label.tasks import Agreement, Batch, Next, Regenerate, Segment, Uncertainty
 from monai_hyper.label.versions import Versions
 
 logger = logging.getLogger(__name__)
-
-MODEL = "hyper_fewshot_segmentation"
 
 STRATEGIES = ("uncertainty", "diversity", "expected_gain", "random")
 
@@ -37,7 +35,8 @@ class HyperLabelApp(MONAILabelApp):
 
     Args:
         app_dir: folder that MONAI Label writes logs to; studies: folder of scans or address of a DICOMweb server.
-        conf: as texts: "most", "classes" (comma-separated), "labels" (the same), "weights", "device".
+        conf: as texts: "most", "classes" (comma-separated), "labels" (the same), "weights", "device",
+            "polish_seconds".
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -45,7 +44,8 @@ class HyperLabelApp(MONAILabelApp):
         names = Names(state / "labels.json", _words(conf.get("labels")))
         weights = Path(conf["weights"]) if conf.get("weights") else None
         classes = tuple(_words(conf.get("classes"))) or None
-        settings = Settings(int(conf.get("most") or 8), classes, weights, conf.get("device") or "cpu")
+        polish = float(conf["polish_seconds"]) if conf.get("polish_seconds") else None
+        settings = Settings(int(conf.get("most") or 8), classes, weights, conf.get("device") or "cpu", polish)
         self.state, self.names = state, names
         self.generator = Generator(settings, names, Versions(state / "versions", settings.device))
         self.failure: str | None = None
@@ -107,7 +107,15 @@ class HyperLabelApp(MONAILabelApp):
         if self.generator.outdated(pairs):
             version = self.generator.generate(pairs)
             logger.info("network %d from %d volumes: %.1f s", version.number, len(version.support), version.seconds)
+        self._polish(pairs)
         self.scoring_scans.ask()
+
+    def _polish(self, pairs: list[dict]) -> None:
+        """Refine the network that is in use now, if that is worth while and no further label has come."""
+        version = self.generator.versions.current()
+        seconds = self.generator.settings.polish_of(len(version.support)) if version else 0.0
+        if seconds and not version.polish_seconds and not self.generating.newer:
+            self.generator.generate(pairs, seconds)
 
     def _newer(self, pairs: list[dict]) -> bool:
         """Whether a label was saved after the pinned version was made current."""
@@ -130,9 +138,12 @@ class HyperLabelApp(MONAILabelApp):
 
     def ready(self) -> str | None:
         """Wait for the very first network while it is being generated; returns why there is none, if so."""
-        if self.generating is not None and self.generator.versions.current() is None:
-            self.generating.wait(WAIT)
-        return self.failure if self.datastore().datalist() else None
+        waited_until = time.monotonic() + WAIT
+        while self.generator.versions.current() is None:
+            if self.generating is None or not self.generating.pending or time.monotonic() > waited_until:
+                return self.failure if self.datastore().datalist() else None
+            time.sleep(0.05)
+        return None
 
     def info(self) -> dict:
         """What clients show, with the state of the network."""
@@ -153,6 +164,8 @@ class HyperLabelApp(MONAILabelApp):
         image = request.get("image")
         if not isinstance(image, str) or not (self._uploaded(image) or image in self.datastore().list_images()):
             raise ImageNotFoundException(f"image '{image}': not in the datastore. See /datastore for what is.")
+        if self.studies.startswith("http"):
+            self.labels_changed()  # others may have stored labels on that server
         return super().infer({"device": "cpu", **request}, datastore)
 
     def bundle_path(self, model: str | None) -> None:

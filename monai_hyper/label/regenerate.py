@@ -23,6 +23,7 @@ from monai_hyper.inference.segmenter import Segmenter
 from monai_hyper.label.choice import Labelled, choose_support, looks
 from monai_hyper.label.names import Names
 from monai_hyper.label.versions import Version, Versions
+from monai_hyper.methods.polish import default_seconds
 from monai_hyper.networks.released import RELEASED
 from monai_hyper.types import MAX_CLASSES, InputError
 
@@ -43,12 +44,19 @@ class Settings:
         most: volumes of a support set, 1 to 16.
         classes: only these; None: all that are annotated, at most 8, the most frequent ones.
         weights: of the hypernetwork; device: where to compute.
+        polish_seconds: of gradient steps on the labels after a network is in use, which give the next one; None: as
+            long as :func:`monai_hyper.methods.polish.default_seconds` says, which is not at all from four volumes on.
     """
 
     most: int = 8
     classes: tuple[str, ...] | None = None
     weights: Path | None = None
     device: str = "cpu"
+    polish_seconds: float | None = None
+
+    def polish_of(self, shots: int) -> float:
+        """How long to polish a network of ``shots`` volumes, s."""
+        return default_seconds(self.device, shots) if self.polish_seconds is None else self.polish_seconds
 
 
 def fingerprint(pairs: Sequence[Pair]) -> tuple[dict[str, str], ...]:
@@ -188,7 +196,7 @@ class Background:
 
     def __init__(self, work: Callable[[], None], failed: Callable[[str | None], None]) -> None:
         self.work, self.failed = work, failed
-        self.asked = self.done = 0
+        self.asked = self.begun = self.done = 0
         self.changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True, name="regenerate").start()
 
@@ -203,6 +211,11 @@ class Background:
         """Whether something that was asked for is not done."""
         return self.done < self.asked
 
+    @property
+    def newer(self) -> bool:
+        """Whether it was asked for again since it was begun."""
+        return self.begun < self.asked
+
     def wait(self, seconds: float) -> bool:
         """Wait until nothing is left to do; False if that takes longer."""
         with self.changed:
@@ -212,7 +225,7 @@ class Background:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.pending)
-                asked = self.asked
+                asked = self.begun = self.asked
             self._once(asked)
             with self.changed:
                 self.done = asked

@@ -1,10 +1,13 @@
-"""Where the label server keeps what is not the datastore's own."""
+"""What the model is called, and where the label server keeps what is not the datastore's own."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
+
+MODEL = "hyper_fewshot_segmentation"
+"""Name of the model, of its trainer, and in the addresses of requests."""
 
 
 def state_folder(studies: str) -> Path:

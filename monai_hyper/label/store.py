@@ -19,6 +19,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
 
 from monai_hyper.data.volumes import SUFFIXES, read_image
+from monai_hyper.export.deploy import digest
 from monai_hyper.export.nifti import save_label
 from monai_hyper.label.names import Names
 from monai_hyper.label.sent import checked_name, read_sent
@@ -58,7 +59,7 @@ class CarefulStore(LocalDatastore):
         """Add an uploaded image, once it is known to be one.
 
         Raises:
-            InputError: if it is none, or its name is no name.
+            InputError: if it is none, its name is no name, or another image has that name.
         """
         name, extension = self._to_id(os.path.basename(image_filename))
         image_id = checked_name(image_id or name, "the image's name")
@@ -66,6 +67,11 @@ class CarefulStore(LocalDatastore):
             read_image(image_filename)
         except InputError as error:
             raise InputError(str(error).replace(str(image_filename), "the image")) from error
+        there = self.get_image_uri(image_id)
+        if there:
+            if digest(Path(there)) == digest(Path(image_filename)):
+                return image_id
+            raise InputError(f"image '{image_id}': another one of that name is there. Take another name, or remove it.")
         self._place(Path(image_filename), Path(self._datastore.image_path()) / f"{image_id}{extension}")
         info = {**(image_info or {}), "ts": int(time.time()), "name": f"{image_id}{extension}"}
         with self._changing() as objects:

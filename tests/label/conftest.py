@@ -10,8 +10,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_hyper.export.nifti import save_image, save_label
-
-MODEL = "hyper_fewshot_segmentation"
+from monai_hyper.label.state import MODEL, state_folder
 
 AFFINE = torch.tensor([[0, -2.0, 0, 40], [-2, 0, 0, 30], [0, 0, 3, -20], [0, 0, 0, 1]], dtype=torch.float64)
 """Axes are anterior to posterior, right to left and feet to head, 2 x 2 x 3 mm."""
@@ -90,14 +89,13 @@ def served(studies: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 
     from monai_hyper.label.server import app
     from monai_hyper.label.start import prepare
-    from monai_hyper.label.state import state_folder
 
     monkeypatch.setenv("PYTHONPATH", "")
     folder = prepare(state_folder(str(studies)), str(studies), "127.0.0.1")
     monkeypatch.setattr(settings, "MONAI_LABEL_APP_DIR", str(folder))
     monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", str(studies))
     monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(folder.parent / "sessions"))
-    monkeypatch.setattr(settings, "MONAI_LABEL_APP_CONF", {"most": "4"})
+    monkeypatch.setattr(settings, "MONAI_LABEL_APP_CONF", {"most": "4", "polish_seconds": "0"})
     clear_cache()
     with TestClient(app, "http://localhost", raise_server_exceptions=False) as http:
         client = Client(http, studies.parent / "truth")

@@ -104,10 +104,10 @@ def test_results_come_as_dicom_seg_of_their_series(scans, tmp_path, monkeypatch)
     from monailabel.config import settings
     from monailabel.interfaces.utils.app import app_instance, clear_cache
 
-    from monai_hyper.label.app import MODEL, HyperLabelApp
+    from monai_hyper.label.app import HyperLabelApp
     from monai_hyper.label.server import app
     from monai_hyper.label.start import prepare
-    from monai_hyper.label.state import state_folder
+    from monai_hyper.label.state import MODEL, state_folder
 
     url, uids, work = scans
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -115,6 +115,7 @@ def test_results_come_as_dicom_seg_of_their_series(scans, tmp_path, monkeypatch)
     monkeypatch.setattr(HyperLabelApp, "score_scans", lambda self: None)
     monkeypatch.setattr(settings, "MONAI_LABEL_APP_DIR", str(prepare(state_folder(url), url, "127.0.0.1")))
     monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", url)
+    monkeypatch.setattr(settings, "MONAI_LABEL_APP_CONF", {"polish_seconds": "0"})
     clear_cache()
     with TestClient(app, "http://localhost", raise_server_exceptions=False) as http:
         store = app_instance().datastore()

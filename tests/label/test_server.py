@@ -3,6 +3,7 @@
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -15,7 +16,8 @@ from monai_hyper.data.volumes import read_label
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.export.nifti import save_label
 from monai_hyper.inference.segmenter import Segmenter
-from tests.label.conftest import AFFINE, MODEL, scan
+from monai_hyper.label.state import MODEL
+from tests.label.conftest import AFFINE, scan
 
 
 def read(answer: object, tmp_path: Path, name: str = "answer.nii.gz") -> MetaTensor:
@@ -123,6 +125,18 @@ def test_training_is_generating(unscored, served):
     assert served.http.get("/info/").json()["train_stats"][MODEL]["version"] == before + 1
 
 
+def test_a_network_of_few_volumes_is_polished_while_it_is_in_use(unscored, served, monkeypatch):
+    from monailabel.interfaces.utils.app import app_instance
+
+    generator = app_instance().generator
+    monkeypatch.setattr(generator, "settings", replace(generator.settings, polish_seconds=0.5))
+    served.save("scan_0")
+    assert served.infer("scan_4", "json").json()["version"] == 1
+    assert served.settled()["version"] == 2
+    first, second = generator.versions.history()
+    assert (first.polish_seconds, second.polish_seconds) == (0.0, 0.5) and first.support == second.support
+
+
 def test_scans_are_scored_and_strategies_pick_among_them(served):
     served.save("scan_0")
     served.save("scan_1")
@@ -143,6 +157,24 @@ def test_proposals_are_scored_against_what_was_submitted(unscored, served):
     found = served.http.post("/scoring/dice?run_sync=true", json={}).json()
     assert found.keys() == {"scan_3"}, found
     assert found["scan_3"] > 0.8
+
+
+def test_uploaded_scans_are_kept_and_never_replaced(unscored, served, studies):
+    one, other = (studies / f"scan_{index}.nii.gz" for index in (0, 1))
+    for path, status in ((one, 200), (one, 200), (other, 400)):
+        answer = served.http.put("/datastore/image?image=new", files={"file": ("new.nii.gz", path.read_bytes())})
+        assert answer.status_code == status, answer.text
+    assert (studies / "new.nii.gz").read_bytes() == one.read_bytes()
+    assert served.http.get("/datastore/").json()["total"] == 6
+
+
+def test_a_scan_that_comes_with_the_request_is_segmented_and_forgotten(unscored, served, studies, tmp_path):
+    served.save("scan_0")
+    expected = read(served.infer("scan_4"), tmp_path)
+    scan_4 = (studies / "scan_4.nii.gz").read_bytes()
+    answer = served.http.post(f"/infer/{MODEL}?output=image", files={"file": ("any.nii.gz", scan_4)})
+    assert torch.equal(read(answer, tmp_path), expected)
+    assert not list((studies / ".monai_hyper" / "work" / "uploads").iterdir())
 
 
 def _nifti(shape: tuple[int, ...], affine: np.ndarray) -> bytes:

@@ -14,8 +14,8 @@ import requests
 
 from monai_hyper.cli import main
 from monai_hyper.label.start import refuse_remote
+from monai_hyper.label.state import MODEL
 from monai_hyper.types import InputError
-from tests.label.conftest import MODEL
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def _free_port() -> int:
 def _started(studies: Path) -> tuple[subprocess.Popen, str]:
     port = _free_port()
     command = [sys.executable, "-m", "monai_hyper.cli", "label", "--studies", str(studies), "--port", str(port)]
+    command += ["--polish-seconds", "0"]
     process = subprocess.Popen(command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
