@@ -26,6 +26,7 @@ from monai_hyper.evaluation.bench import bench as time_methods
 from monai_hyper.evaluation.protocol import Protocol
 from monai_hyper.evaluation.run import clear, evaluate_folder, table_of
 from monai_hyper.export.deploy import provenance, refuse_folder, write_bundle
+from monai_hyper.export.dicom_seg import NOTICE
 from monai_hyper.export.onnx import wants_onnx
 from monai_hyper.export.overview import overview
 from monai_hyper.export.results import ENDINGS, Format, read_codes, refuse_format, save_result
@@ -170,6 +171,7 @@ def segment_one(
     overview(image, SelectClasses(plan.values)(label), plan.classes, folder / f"{name}.png")
     report = {
         "query": path.name,
+        "note": NOTICE,
         "volumes_ml": volumes_ml(label, plan.classes, plan.values),
         "shots": shots,
         "expected_dice": {

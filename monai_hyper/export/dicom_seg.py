@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,25 +104,27 @@ def save_dicom_seg(
         coordinate_system="PATIENT",
         frame_of_reference_uid=reference.headers[0].FrameOfReferenceUID,
     )
-    written = highdicom.seg.Segmentation(
-        source_images=reference.headers,
-        pixel_array=volume,
-        segmentation_type=kind,
-        segment_descriptions=[_described(index, name, codes) for index, name in enumerate(classes)],
-        series_instance_uid=generate_uid(),
-        series_number=series_number(reference),
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer=MAKER,
-        manufacturer_model_name=MAKER,
-        software_versions=__version__,
-        device_serial_number="0",
-        content_description=NOTICE,
-        content_label="AI_RESEARCH",
-        series_description=NOTICE,
-        specific_character_set="ISO_IR 192",
-        omit_empty_frames=bool(array.any()),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote names of patients
+        written = highdicom.seg.Segmentation(
+            source_images=reference.headers,
+            pixel_array=volume,
+            segmentation_type=kind,
+            segment_descriptions=[_described(index, name, codes) for index, name in enumerate(classes)],
+            series_instance_uid=generate_uid(),
+            series_number=series_number(reference),
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer=MAKER,
+            manufacturer_model_name=MAKER,
+            software_versions=__version__,
+            device_serial_number="0",
+            content_description=NOTICE,
+            content_label="AI_RESEARCH",
+            series_description=NOTICE,
+            specific_character_set="ISO_IR 192",
+            omit_empty_frames=bool(array.any()),
+        )
     return replaced(written, path)
 
 

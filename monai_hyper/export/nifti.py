@@ -12,12 +12,13 @@ from monai.data import MetaTensor
 from monai_hyper.types import InputError
 
 
-def save_label(label: MetaTensor, path: str | Path, overwrite: bool = False) -> Path:
+def save_label(label: MetaTensor, path: str | Path, overwrite: bool = False, note: str = "") -> Path:
     """Save a label map; the file appears under its name only when it is complete.
 
     Args:
         label: ``(1, D, H, W)`` of whole numbers from 0 upward, with its affine (RAS+, mm).
         path: ``.nii.gz`` or ``.nii``; its folder is made.
+        note: description in the header, at most 79 bytes.
         overwrite: whether an existing file may be replaced.
 
     Returns:
@@ -31,7 +32,7 @@ def save_label(label: MetaTensor, path: str | Path, overwrite: bool = False) -> 
     if label.ndim != 4 or label.shape[0] != 1 or int(label.min()) < 0:
         raise InputError(f"{path}: expected labels (1, D, H, W) from 0 upward, found {tuple(label.shape)}.")
     array = label[0].cpu().numpy()
-    return _write(array.astype(np.min_scalar_type(int(array.max()))), label, path)
+    return _write(array.astype(np.min_scalar_type(int(array.max()))), label, path, note)
 
 
 def save_image(image: MetaTensor, path: str | Path, overwrite: bool = False) -> Path:
@@ -55,10 +56,11 @@ def _refuse(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path}: the file exists already. Choose another output or allow it with --overwrite.")
 
 
-def _write(array: np.ndarray, volume: MetaTensor, path: Path) -> Path:
+def _write(array: np.ndarray, volume: MetaTensor, path: Path, note: str = "") -> Path:
     affine = volume.affine.cpu().double().numpy()
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = note
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Literal
 from monai.data import MetaTensor
 from pydicom.sr.coding import Code
 
-from monai_hyper.export.dicom_seg import save_dicom_seg
+from monai_hyper.export.dicom_seg import NOTICE, save_dicom_seg
 from monai_hyper.export.nifti import save_label
 from monai_hyper.export.rtstruct import save_rtstruct
 from monai_hyper.types import InputError
@@ -40,7 +40,7 @@ def save_result(
         codes, keep_identifiers: see :func:`save_dicom_seg`.
     """
     if kind == "nifti":
-        return save_label(label, path)
+        return save_label(label, path, note=NOTICE)
     if kind == "rtstruct":
         return save_rtstruct(label, classes, values, scan, path, keep_identifiers=keep_identifiers)
     return save_dicom_seg(label, classes, values, scan, path, codes=codes, keep_identifiers=keep_identifiers)

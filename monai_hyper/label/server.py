@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,9 +168,10 @@ def _install() -> None:
     app.router.routes.insert(0, app.router.routes.pop())  # the first that fits answers
     for kind, status in (
         (NotYet, 409), (InputError, 400), (ImageNotFoundException, 404), (LabelNotFoundException, 404),
-        (MONAILabelException, 404), (json.JSONDecodeError, 400),
+        (MONAILabelException, 404), (json.JSONDecodeError, 400), (tarfile.TarError, 400), (shutil.ReadError, 400),
     ):  # fmt: skip
         app.add_exception_handler(kind, _explained(status))
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # uploaded archives stay in their folder
     # web pages of others cannot read answers: the viewer comes from this server itself
     app.user_middleware = [each for each in app.user_middleware if each.cls is not CORSMiddleware]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts())

@@ -22,11 +22,12 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_hyper.data.volumes import read_image, read_label
 from monai_hyper.evaluation.metrics import dice_per_class
+from monai_hyper.export.dicom_seg import NOTICE
 from monai_hyper.inference.fitted import Fitted
 from monai_hyper.inference.pipeline import modality_warning
 from monai_hyper.label.choice import density, farthest
 from monai_hyper.label.regenerate import Generator, Pair, look_of
-from monai_hyper.label.results import WARNING, colour, extension_of, write_result
+from monai_hyper.label.results import colour, extension_of, write_result
 from monai_hyper.label.sent import shown
 from monai_hyper.label.versions import Version
 from monai_hyper.types import InputError
@@ -109,7 +110,7 @@ class Segment(InferTask):
             "expected_dice": round(expected, 3),
             "version": version.number,
             "shots": len(version.support),
-            "note": WARNING,
+            "note": NOTICE,
             "warnings": [warning] if warning else [],
             "latencies": {"total": round(time.perf_counter() - begun, 2), "waited": round(read - begun, 2)},
         }

@@ -42,7 +42,7 @@ def saved(data: Dataset, path: Path, kind: str, syntax=ExplicitVRLittleEndian) -
         "SEG": "1.2.840.10008.5.1.4.1.1.66.4", "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3",
         "CT": "1.2.840.10008.5.1.4.1.1.2"}[kind]  # fmt: skip
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    data.Modality, data.PatientName, data.PatientID = kind, "Doe^Jane", "4711"
+    data.Modality, data.PatientName, data.PatientID = kind, "Doe^Jane", "P-4711-X"
     data.save_as(path, enforce_file_format=True)
     return path
 
@@ -92,7 +92,7 @@ def refused(match: str, path: Path, grid: MetaTensor | None = None, names=None) 
     with pytest.raises(InputError, match=match) as error:
         read_structures(path, image() if grid is None else grid, names)
     assert str(path) in str(error.value)
-    assert "Doe" not in str(error.value) and "4711" not in str(error.value)
+    assert "Doe" not in str(error.value) and "P-4711-X" not in str(error.value)
 
 
 def test_overlapping_segments_come_back_and_those_of_one_name_are_united(tmp_path):

@@ -21,7 +21,7 @@ from monai_hyper.types import InputError
 highdicom = pytest.importorskip("highdicom")
 
 CLASSES, VALUES = ("left kidney", "liver tumour", "Größe"), (1, 2, 5)
-IDENTIFIERS = ("Doe^Jane", "4711", "19600102", "A-33", "House^Gregory", "St. Nowhere")
+IDENTIFIERS = ("Doe^Jane", "P-4711-X", "19600102", "A-33-777", "House^Gregory", "St. Nowhere")
 
 
 def series(folder: Path, shape: tuple[int, int, int] = (9, 7, 5)) -> Path:
@@ -105,7 +105,7 @@ def test_patients_stay_unnamed_unless_asked(folder, tmp_path, kind):
     assert (data.StudyInstanceUID, data.FrameOfReferenceUID) == ("1.2", "1.2.4")
     assert data.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3"
     save_dicom_seg(label, CLASSES, VALUES, folder, path, kind=kind, keep_identifiers=True, overwrite=True)
-    assert pydicom.dcmread(path).PatientID == "4711"
+    assert pydicom.dcmread(path).PatientID == "P-4711-X"
 
 
 def test_it_says_what_made_it_and_what_is_what(folder, tmp_path):

@@ -96,7 +96,7 @@ def test_patients_stay_unnamed_unless_asked(folder, tmp_path):
     assert (data.PatientName, data.PatientID, data.StudyDate) == ("", "", "")
     assert (data.StudyInstanceUID, data.FrameOfReferenceUID) == ("1.2", "1.2.4")
     save_rtstruct(label, CLASSES, VALUES, folder, path, keep_identifiers=True, overwrite=True)
-    assert pydicom.dcmread(path).PatientID == "4711"
+    assert pydicom.dcmread(path).PatientID == "P-4711-X"
 
 
 def test_it_says_what_made_it_and_where_it_was_drawn(folder, tmp_path):

@@ -99,7 +99,7 @@ def test_a_server_that_does_not_answer_is_named(tmp_path):
         store.list_images()
 
 
-def test_results_come_as_dicom_seg_of_their_series(scans, tmp_path, monkeypatch):
+def test_results_come_as_dicom_seg_of_their_series_and_nothing_names_the_patient(scans, tmp_path, monkeypatch, caplog):
     from fastapi.testclient import TestClient
     from monailabel.config import settings
     from monailabel.interfaces.utils.app import app_instance, clear_cache
@@ -109,6 +109,7 @@ def test_results_come_as_dicom_seg_of_their_series(scans, tmp_path, monkeypatch)
     from monai_hyper.label.start import prepare
     from monai_hyper.label.state import MODEL, state_folder
 
+    caplog.set_level("INFO")
     url, uids, work = scans
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", "")
@@ -134,7 +135,9 @@ def test_results_come_as_dicom_seg_of_their_series(scans, tmp_path, monkeypatch)
     image, label = read_image(work / "2"), read_label(tmp_path / "seg.nii.gz")
     masks = read_structures(tmp_path / "seg.dcm", image)
     assert torch.equal(torch.stack(list(masks.values())).any(0), label[0].as_tensor() > 0)
-    assert b"Doe" not in answer.content
+    assert b"Doe" not in answer.content + volume.content and "Doe" not in caplog.text
+    tables = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".log")]
+    assert tables and not any("Doe" in path.read_text() for path in tables)
 
 
 def test_what_is_cut_off_is_fetched_again(scans, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,7 @@ def test_formats_agree_and_nrrd_carries_names_and_colours(unscored, served, tmp_
     assert named == {"big": "1", "small": "2"}
     facts = served.infer("scan_4", "json").json()
     assert facts["label_names"] == {"big": 1, "small": 2} and facts["version"] == 1 and facts["shots"] == 1
+    assert "AI-generated" in nibabel.load(tmp_path / "answer.nii.gz").header["descrip"].item().decode()
     assert 0 < facts["expected_dice"] <= 1 and "research" in facts["note"] and facts["label_colors"]["big"]
 
 
@@ -192,7 +194,17 @@ def _announcing(shape: tuple[int, ...]) -> bytes:
     return target.getvalue() + bytes(100)
 
 
+def _archive(name: str) -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    return target.getvalue()
+
+
 BAD = {
+    "archive that climbs out": ("put", "/session/?uncompress=true",
+                                {"files": {"files": ("a.tar", _archive("../../evil"))}}, 400),
+    "archive that is none": ("put", "/session/?uncompress=true", {"files": {"files": ("a.tar", b"hello")}}, 400),
     "unknown model": ("post", "/infer/nobody?image=scan_4", {}, 404),
     "unknown image": ("post", f"/infer/{MODEL}?image=nobody", {}, 404),
     "image by path": ("post", f"/infer/{MODEL}?image=../truth/scan_0.nii.gz", {}, 404),
