@@ -27,9 +27,8 @@ from requests import RequestException
 
 from monai_hyper.data.labels import painted
 from monai_hyper.data.structures import read_structures
-from monai_hyper.data.volumes import read_image, read_label
+from monai_hyper.data.volumes import read_image
 from monai_hyper.export.dicom_seg import save_dicom_seg
-from monai_hyper.export.nifti import save_image
 from monai_hyper.label.names import Names
 from monai_hyper.label.store import FINAL, CarefulStore
 from monai_hyper.types import InputError
@@ -108,9 +107,7 @@ class DicomWebStore(CarefulStore):
         if not path.exists():
             if image_id not in self.list_images():
                 return ""
-            image = read_image(self.series_folder(image_id))
-            with TemporaryDirectory(dir=self.work) as beside:
-                self._place(save_image(image, Path(beside) / "image.nii.gz"), path)
+            self.as_volume(image_id, self.series_folder(image_id))
             self.refresh_table()
         return str(path.resolve())
 
@@ -226,9 +223,3 @@ class DicomWebStore(CarefulStore):
             seg = pydicom.dcmread(path)
             self._asked(self.client.store_instances, [seg])
         return str(seg.SeriesInstanceUID)
-
-
-def write_seg(label_file: Path, names: dict[str, int], series: Path, keep_identifiers: bool) -> Path:
-    """A label map as DICOM-SEG of its series, in a new folder that is the caller's to remove."""
-    path, values = Path(mkdtemp()) / "segmentation.dcm", list(names.values())
-    return save_dicom_seg(read_label(label_file), list(names), values, series, path, keep_identifiers=keep_identifiers)

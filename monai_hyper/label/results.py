@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.colors import to_rgb
 from monai.data import MetaTensor
 
-from monai_hyper.export.dicom_seg import NOTICE
+from monai_hyper.data.volumes import read_label
+from monai_hyper.export.dicom_seg import NOTICE, save_dicom_seg
 from monai_hyper.export.nifti import save_label
 from monai_hyper.export.overview import COLOURS
 from monai_hyper.types import InputError
@@ -59,6 +61,21 @@ def write_result(label: MetaTensor, path: Path, names: Mapping[str, int]) -> Pat
             image.SetMetaData(f"Segment{i}_{key}", text)
     sitk.WriteImage(image, str(path), useCompression=True)
     return path
+
+
+def as_dicom_seg(path: Path, names: Mapping[str, int], series: Path, keep_identifiers: bool) -> bytes:
+    """A label map as DICOM-SEG of a series.
+
+    Args:
+        path: of the label map as NIfTI; names: values by name; series: folder of its scan.
+        keep_identifiers: see :func:`save_dicom_seg`.
+    """
+    with TemporaryDirectory() as folder:
+        written = save_dicom_seg(
+            read_label(path), list(names), list(names.values()), series, Path(folder) / "seg.dcm",
+            keep_identifiers=keep_identifiers,
+        )  # fmt: skip
+        return written.read_bytes()
 
 
 def _as_itk(label: MetaTensor) -> sitk.Image:

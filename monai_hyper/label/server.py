@@ -28,6 +28,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from monai_hyper.data.volumes import SUFFIXES
+from monai_hyper.label.app import HyperLabelApp
+from monai_hyper.label.results import as_dicom_seg
 from monai_hyper.label.start import allowed_hosts
 from monai_hyper.label.tasks import NotYet
 from monai_hyper.types import InputError
@@ -125,22 +127,21 @@ def _received(file: UploadFile) -> Iterator[Path]:
 def _answer(request: dict, output: ResultType | None, tasks: BackgroundTasks) -> Response:
     instance = app_instance()
     if output == ResultType.dicom_seg:
-        return _dicom_seg(instance, request, tasks)
+        return _dicom_seg(instance, request)
     return send_response(instance.datastore(), instance.infer(request), output, tasks)
 
 
-def _dicom_seg(instance: object, request: dict, tasks: BackgroundTasks) -> Response:
-    folder = getattr(instance.datastore(), "series_folder", None)
-    if folder is None:
-        raise HTTPException(400, "output=dicom_seg: expected scans in DICOM, found a folder of volumes. Ask for image.")
-    from monai_hyper.label.dicomweb import write_seg
-
-    keep = instance.conf.get("keep_identifiers") == "true"
+def _dicom_seg(instance: HyperLabelApp, request: dict) -> Response:
+    series = instance.datastore().series_folder(request["image"])
     result = instance.infer({**request, "result_extension": ".nii.gz"})
-    tasks.add_task(Path(result["file"]).unlink, True)
-    path = write_seg(Path(result["file"]), result["params"]["label_names"], folder(request["image"]), keep)
-    tasks.add_task(shutil.rmtree, path.parent, True)
-    return Response(path.read_bytes(), media_type="application/dicom")
+    path = Path(result["file"])
+    try:
+        keep = instance.conf.get("keep_identifiers") == "true"
+        return Response(
+            as_dicom_seg(path, result["params"]["label_names"], series, keep), media_type="application/dicom"
+        )
+    finally:
+        path.unlink()
 
 
 def _explained(status: int) -> Callable:

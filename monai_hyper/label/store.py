@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +17,11 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
+from pydicom.misc import is_dicom
 
 from monai_hyper.data.volumes import SUFFIXES, read_image
 from monai_hyper.export.deploy import digest
-from monai_hyper.export.nifti import save_label
+from monai_hyper.export.nifti import save_image, save_label
 from monai_hyper.label.names import Names
 from monai_hyper.label.sent import checked_name, read_sent
 from monai_hyper.types import InputError
@@ -32,7 +33,7 @@ EXTENSIONS = tuple(f"*{suffix}" for suffix in SUFFIXES)
 FINAL = DefaultLabelTag.FINAL.value
 
 _ONE_AT_A_TIME = (
-    "datalist", "get_image_uri", "get_image_info", "get_label_uri", "get_labels_by_image_id", "get_label_info",
+    "datalist", "get_image_info", "get_label_uri", "get_labels_by_image_id", "get_label_info",
     "get_labeled_images", "get_unlabeled_images", "list_images", "remove_image", "update_image_info",
     "update_label_info", "_reconcile_datastore", "status", "json",
 )  # fmt: skip
@@ -54,6 +55,38 @@ class CarefulStore(LocalDatastore):
         self.names, self.work, self.changed = names, work, changed
         work.mkdir(parents=True, exist_ok=True)
         super().__init__(folder, extensions=EXTENSIONS, **options)
+
+    def get_image_uri(self, image_id: str) -> str:
+        """File of a scan; of a folder of DICOM a copy as NIfTI. Empty for an unknown scan."""
+        with self.guard:
+            path = super().get_image_uri(image_id)
+            return self.as_volume(image_id, Path(path)) if os.path.isdir(path) else path
+
+    def series_folder(self, image_id: str) -> Path:
+        """Folder of the DICOM files of a scan.
+
+        Raises:
+            InputError: if it is none.
+        """
+        folder = Path(self._datastore.image_path()) / image_id
+        if image_id not in self.list_images() or not folder.is_dir():
+            raise InputError("output=dicom_seg: expected a scan in DICOM, found a volume. Ask for output=image.")
+        return folder
+
+    def as_volume(self, image_id: str, series: Path) -> str:
+        """A DICOM series as NIfTI, written when it is first asked for."""
+        path = self.work.parent / "volumes" / f"{image_id}.nii.gz"
+        if not path.exists():
+            image = read_image(series)
+            with TemporaryDirectory(dir=self.work) as beside:
+                self._place(save_image(image, Path(beside) / "image.nii.gz"), path)
+        return str(path.resolve())
+
+    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
+        found = super()._list_files(path, patterns)
+        if os.path.realpath(path) == os.path.realpath(self._datastore.image_path()):
+            found |= {folder.name: folder.name for folder in Path(path).iterdir() if _is_series(folder)}
+        return found
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict) -> str:
         """Add an uploaded image, once it is known to be one.
@@ -150,6 +183,14 @@ class CarefulStore(LocalDatastore):
         os.replace(beside, self._datastore_config_path)
         self._config_ts = os.stat(self._datastore_config_path).st_mtime
         return None
+
+
+def _is_series(folder: Path) -> bool:
+    """Whether a folder holds DICOM files."""
+    if not folder.is_dir() or folder.name.startswith(".") or folder.name == "labels":
+        return False
+    file = next((path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."), None)
+    return file is not None and is_dicom(file)
 
 
 def _guarded(name: str) -> Callable:

@@ -13,8 +13,10 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
-from monai_hyper.data.volumes import read_label
+from monai_hyper.data.structures import read_structures
+from monai_hyper.data.volumes import read_image, read_label
 from monai_hyper.evaluation.metrics import dice_per_class
+from monai_hyper.export.dicom_series import save_series
 from monai_hyper.export.nifti import save_label
 from monai_hyper.inference.segmenter import Segmenter
 from monai_hyper.label.state import MODEL
@@ -159,6 +161,20 @@ def test_proposals_are_scored_against_what_was_submitted(unscored, served):
     found = served.http.post("/scoring/dice?run_sync=true", json={}).json()
     assert found.keys() == {"scan_3"}, found
     assert found["scan_3"] > 0.8
+
+
+def test_folders_of_dicom_are_scans_too(unscored, served, studies, tmp_path):
+    from monailabel.interfaces.utils.app import app_instance
+
+    save_series(scan(4)[0], studies / "scan_9", "MR", "Doe^Jane")
+    app_instance().datastore().refresh()
+    served.save("scan_0", info=[])
+    found, image = read(served.infer("scan_9"), tmp_path), read_image(studies / "scan_9")
+    assert torch.allclose(found.affine, image.affine, atol=1e-4) and found.shape == image.shape
+    (tmp_path / "seg.dcm").write_bytes(served.infer("scan_9", "dicom_seg").content)
+    masks = read_structures(tmp_path / "seg.dcm", image)
+    assert torch.equal(torch.stack(list(masks.values())).any(0), found[0].as_tensor() > 0)
+    assert "Doe" not in (studies / "datastore_v2.json").read_text()
 
 
 def test_uploaded_scans_are_kept_and_never_replaced(unscored, served, studies):
