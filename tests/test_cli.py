@@ -58,7 +58,7 @@ def test_segment_polishes_and_tells_what_to_expect(support, tmp_path, capsys):
 
 
 def test_segment_polishes_by_default_as_the_number_of_examples_says(support, tmp_path, monkeypatch):
-    monkeypatch.setattr("monai_hyper.commands.default_seconds", lambda device, shots: shots / 8)
+    monkeypatch.setattr("monai_hyper.commands.common.default_seconds", lambda device, shots: shots / 8)
     query, output = support / "images" / "0.nii.gz", tmp_path / "out"
     assert main(["segment", "--support", str(support), "--query", str(query), "--output", str(output)]) == 0
     shots = len(list((support / "images").iterdir()))

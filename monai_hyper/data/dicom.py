@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,15 @@ def find_series(folder: Path, among: Collection[str] = ()) -> Series:
         InputError: if there is none or several; for slices of different orientation or size, several images at one
             place, missing slices, a tilted gantry, colours, or PET that tells too little for SUV.
     """
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    states = [path.stat() for path in files]
+    return _found(folder, frozenset(among), tuple((p, s.st_mtime_ns, s.st_size) for p, s in zip(files, states)))
+
+
+@lru_cache(maxsize=4)  # of one volume the grid is asked for first, then the voxels
+def _found(folder: Path, among: frozenset[str], files: tuple[tuple[Path, int, int], ...]) -> Series:
     groups: dict[str, list[tuple[Path, pydicom.Dataset]]] = defaultdict(list)
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    for path, *_ in files:
         header = _header(path)
         if header is not None and header.get("Modality") not in DERIVED:
             groups[header.get("SeriesInstanceUID", "")].append((path, header))

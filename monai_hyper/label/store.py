@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.interfaces.exception import ImageNotFoundException
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 from pydicom.misc import is_dicom
 
 from monai_hyper.data.volumes import SUFFIXES, read_image
@@ -34,8 +34,8 @@ FINAL = DefaultLabelTag.FINAL.value
 
 _ONE_AT_A_TIME = (
     "datalist", "get_image_info", "get_label_uri", "get_labels_by_image_id", "get_label_info",
-    "get_labeled_images", "get_unlabeled_images", "list_images", "remove_image", "update_image_info",
-    "update_label_info", "_reconcile_datastore", "status", "json",
+    "get_labeled_images", "get_unlabeled_images", "list_images", "remove_image", "_reconcile_datastore", "status",
+    "json",
 )  # fmt: skip
 """What reads or changes the tables of the datastore, which a watcher of the folder changes, too."""
 
@@ -144,6 +144,21 @@ class CarefulStore(LocalDatastore):
         """Remove a label map; the network is generated again without it."""
         super().remove_label(label_id, getattr(label_tag, "value", label_tag))
         self.refresh()
+
+    def update_image_info(self, image_id: str, info: dict) -> None:
+        """Keep facts with a scan."""
+        with self._changing() as objects:
+            if image_id not in objects:
+                raise ImageNotFoundException(f"image '{image_id}': not in the datastore. See /datastore for what is.")
+            objects[image_id].image.info.update(info)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict) -> None:
+        """Keep facts with a label map."""
+        tag = getattr(label_tag, "value", label_tag)
+        with self._changing() as objects:
+            if label_id not in objects or tag not in objects[label_id].labels:
+                raise LabelNotFoundException(f"label '{label_id}' with the tag '{tag}': not in the datastore.")
+            objects[label_id].labels[tag].info.update(info)
 
     def refresh(self) -> None:
         """Look at the folder again."""

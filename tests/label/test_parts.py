@@ -136,8 +136,10 @@ def test_two_processes_lose_no_label_of_each_other(studies, tmp_path):
     truth = tmp_path / "truth"
     one.save_label("scan_0", str(truth / "scan_0.nii.gz"), "final", {"by": "one"})
     other.save_label("scan_1", str(truth / "scan_1.nii.gz"), "final", {"by": "other"})
+    one.update_image_info("scan_2", {"seen": True})
     table = json.loads((studies / "datastore_v2.json").read_text())["objects"]
     assert [table[f"scan_{i}"]["labels"]["final"]["info"]["by"] for i in (0, 1)] == ["one", "other"]
+    assert table["scan_2"]["image"]["info"]["seen"]
     fresh = CarefulStore(str(studies), names, tmp_path / "work", lambda: None)
     assert len(fresh.datalist()) == 2
 
