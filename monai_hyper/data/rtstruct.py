@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pydicom
 import torch
 from monai.data import MetaTensor
 from pydicom.dataset import Dataset
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from monai_hyper.data.dicom_seg import ON_A_SLICE, refuse_outside, truncated, whole
@@ -41,8 +41,9 @@ def roi_names(path: Path) -> tuple[str, ...]:
 def read_rois(path: Path, image: MetaTensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
     """Masks of regions: a voxel belongs to one if its centre lies within the contours of its slice.
 
-    Contours belong to the nearest slice; of several planes in one slice the nearest counts. Contours inside another
-    are holes (islands in holes again are none), those that only overlap are united, copies count once.
+    Contours belong to the nearest slice; of several planes in one slice the nearest counts. Between contours that
+    were drawn on every other slice, or rarer, shapes are interpolated. Contours inside another are holes (islands in
+    holes again are none), those that only overlap are united, copies count once.
 
     Args:
         path: a Structure Set.
@@ -214,7 +215,7 @@ def _filled(path: Path, name: str, contours: Sequence[Dataset], image: MetaTenso
     for index, place in nearest.items():
         drawn = [np.delete(points[each], axis, axis=1) for each in planes[place]]
         slices[index] = fill(drawn, slices.shape[1:], union)
-    _tell_gaps(path, name, sorted(planes))
+    _bridge(slices, {index: place for index, place in nearest.items() if slices[index].any()})
     return mask
 
 
@@ -241,12 +242,29 @@ def _planes(places: Sequence[float]) -> dict[float, list[int]]:
     return planes
 
 
-def _tell_gaps(path: Path, name: str, places: Sequence[float]) -> None:
-    """Planes of contours that are regularly further apart than slices leave slices empty between them."""
-    gaps = np.diff(places)
-    if len(gaps) and np.median(gaps) > 1.5:
-        warnings.warn(
-            f"{path}: contours of {name} lie {np.median(gaps):.1f} slices of the image apart; slices between them "
-            "stay empty. Give the series on which they were drawn.",
-            stacklevel=2,
-        )
+def _bridge(slices: np.ndarray, places: dict[int, float]) -> None:
+    """Where a structure was drawn on every other slice, or rarer, fill those between, halfway from shape to shape.
+
+    Shapes are interpolated by their signed distances (Raya and Udupa, "Shape-based interpolation of multidimensional
+    objects", 1990). A gap wider than the usual one stays: there the structure ends and begins again.
+
+    Args:
+        slices: mask, slices first; filled in place.
+        places: of the planes that were drawn, by slice.
+    """
+    drawn = sorted(places)
+    gaps = np.diff([places[index] for index in drawn])
+    if len(gaps) == 0 or np.median(gaps) <= 1.5:
+        return
+    for gap, first, last in zip(gaps, drawn, drawn[1:]):
+        if gap > 1.5 * np.median(gaps):
+            continue
+        ends = [_signed_distance(slices[index]) for index in (first, last)]
+        for index in range(first + 1, last):
+            part = (index - first) / (last - first)
+            slices[index] = (1 - part) * ends[0] + part * ends[1] > 0
+
+
+def _signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Distance to the border of a mask, in pixels, positive inside."""
+    return distance_transform_edt(mask) - distance_transform_edt(~mask)

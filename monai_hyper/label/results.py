@@ -42,12 +42,13 @@ def extension_of(asked: str) -> str:
     return extension
 
 
-def write_result(label: MetaTensor, path: Path, names: Mapping[str, int]) -> Path:
+def write_result(label: MetaTensor, path: Path, names: Mapping[str, int], compress: bool = True) -> Path:
     """Write a label map; ``.nrrd`` with names and colours of its classes, as 3D Slicer reads them.
 
     Args:
         label: ``(1, D, H, W)``, with its affine; path: where to, see ``FORMATS``.
         names: values by name.
+        compress: whether an ``.nrrd`` is.
     """
     if path.suffix != ".nrrd":
         return save_label(label, path, note=NOTICE)
@@ -59,7 +60,7 @@ def write_result(label: MetaTensor, path: Path, names: Mapping[str, int]) -> Pat
         entries |= {"Extent": " ".join(f"0 {n - 1}" for n in label.shape[1:]), "Tags": f"Note:{NOTICE}|"}
         for key, text in entries.items():
             image.SetMetaData(f"Segment{i}_{key}", text)
-    sitk.WriteImage(image, str(path), useCompression=True)
+    sitk.WriteImage(image, str(path), useCompression=compress)
     return path
 
 

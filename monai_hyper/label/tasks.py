@@ -102,7 +102,8 @@ class Segment(InferTask):
             read = time.perf_counter()
             label, expected = fitted.answer(image)
         label = shown(label, wanted.values())
-        path = write_result(label, Path(tempfile.gettempdir()) / f"{uuid4().hex}{extension}", wanted)
+        path = Path(tempfile.gettempdir()) / f"{uuid4().hex}{extension}"
+        write_result(label, path, wanted, request.get("result_compress") is not False)
         warning = modality_warning(image, fitted.plan)
         return str(path), {
             "label_names": wanted,

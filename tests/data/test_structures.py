@@ -251,10 +251,18 @@ def test_contours_between_slices_go_to_the_nearest(tmp_path):
     assert not found[..., 3:].any()
 
 
-def test_gaps_between_contours_are_told(tmp_path):
-    path = rtstruct(tmp_path / "r.dcm", {"a": [(box(*OUTER), k) for k in (0, 2, 4)]})
-    with pytest.warns(UserWarning, match=r"contours of a lie 2\.0 slices of the image apart"):
-        assert not read_structures(path, image())["a"][..., 1::2].any()
+def test_between_contours_on_every_other_slice_shapes_are_interpolated(tmp_path):
+    path = rtstruct(tmp_path / "r.dcm", {"a": [(box(*OUTER), 0), (box(*INNER), 2), (box(*OUTER), 4)]})
+    found = read_structures(path, image())["a"].numpy()
+    for between in (1, 3):
+        assert (found[..., between] >= filled(INNER)).all() and (found[..., between] <= filled(OUTER)).all()
+        assert filled(INNER).sum() <= found[..., between].sum() < filled(OUTER).sum()
+
+
+def test_a_gap_among_contours_on_every_slice_stays(tmp_path):
+    path = rtstruct(tmp_path / "r.dcm", {"a": [(box(*OUTER), k) for k in (0, 1, 3, 4)]})
+    found = read_structures(path, image())["a"].numpy()
+    assert not found[..., 2].any() and all(found[..., k].any() for k in (0, 1, 3, 4))
 
 
 def test_other_axes_of_the_tensor_can_be_slices(tmp_path):

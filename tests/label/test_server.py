@@ -63,6 +63,8 @@ def test_formats_agree_and_nrrd_carries_names_and_colours(unscored, served, tmp_
     nifti = read(served.infer("scan_4"), tmp_path)
     nrrd = read(served.infer("scan_4", result_extension=".nrrd"), tmp_path, "answer.nrrd")
     assert torch.equal(nifti, nrrd) and torch.allclose(nifti.affine, nrrd.affine)
+    plain = served.infer("scan_4", result_extension=".nrrd", result_compress=False)
+    assert b"encoding: raw" in plain.content and torch.equal(read(plain, tmp_path, "answer.nrrd"), nifti)
     header = sitk.ImageFileReader()
     header.SetFileName(str(tmp_path / "answer.nrrd"))
     header.ReadImageInformation()

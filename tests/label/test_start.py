@@ -1,6 +1,5 @@
 """The label server as a process of its own: who may reach it, and what a sudden end leaves."""
 
-import json
 import os
 import signal
 import socket
@@ -13,6 +12,7 @@ import pytest
 import requests
 
 from monai_hyper.cli import main
+from monai_hyper.data.volumes import read_label
 from monai_hyper.label.start import refuse_remote
 from monai_hyper.label.state import MODEL
 from monai_hyper.types import InputError
@@ -42,6 +42,24 @@ def test_others_may_come_in_when_they_have_to_sign_in(monkeypatch):
         refuse_remote("0.0.0.0", False)
 
 
+ASK = """
+from fastapi.testclient import TestClient
+from monai_hyper.label.server import app
+http = TestClient(app, "http://localhost", raise_server_exceptions=False)
+asked = [("get", "/info/"), ("get", "/datastore/"), ("get", "/datastore/image?image=a"), ("post", "/infer/a?image=a"),
+         ("post", "/train/a"), ("post", "/batch/infer/a"), ("post", "/activelearning/a"), ("post", "/scoring/a")]
+print([getattr(http, verb)(path).status_code for verb, path in asked])
+file = {"file": ("a.nii", b""), "label": ("a.nii", b"")}
+print([http.put(path, files=file).status_code for path in ("/datastore/image?image=a", "/datastore/label?image=a")])
+"""
+
+
+def test_with_authentication_nobody_gets_in_without_a_token():
+    environment = {**os.environ, "MONAI_LABEL_AUTH_ENABLE": "true", "MONAI_LABEL_AUTH_REALM_URI": "http://127.0.0.1:1"}
+    found = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-2:] == [str([401] * 8), str([401] * 2)]
+
+
 def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -64,26 +82,26 @@ def _started(studies: Path) -> tuple[subprocess.Popen, str]:
     raise AssertionError("the server did not answer")
 
 
-def _save(address: str, truth: Path, name: str) -> None:
-    with (truth / f"{name}.nii.gz").open("rb") as file:
-        info = json.dumps({"label_info": [{"name": "big"}, {"name": "small"}]})
-        answer = requests.put(
-            f"{address}/datastore/label?image={name}", files={"label": file}, data={"params": info}, timeout=60
-        )
-    assert answer.status_code == 200, answer.text
+def _save(client, truth: Path, name: str) -> None:
+    info = {"label_info": [{"name": "big", "idx": 1}, {"name": "small", "idx": 2}]}
+    assert client.save_label(name, str(truth / f"{name}.nii.gz"), params=info)["label"] == name
 
 
 def _network(address: str) -> dict:
     return requests.get(f"{address}/info/", timeout=60).json()["network"]
 
 
-def test_killed_while_it_generates_it_starts_again_and_has_lost_nothing(studies):
+def test_killed_while_it_generates_it_starts_again_and_has_lost_nothing(studies, tmp_path):
+    from monailabel.client import MONAILabelClient  # the one that 3D Slicer's extension has
+
     process, address = _started(studies)
+    client = MONAILabelClient(address, str(tmp_path))
     try:
-        _save(address, studies.parent / "truth", "scan_0")
-        facts = requests.post(f"{address}/infer/{MODEL}?image=scan_4&output=json", timeout=300).json()
-        assert facts["version"] == 1
-        _save(address, studies.parent / "truth", "scan_1")
+        assert client.next_sample("diversity", {})["id"] in {f"scan_{index}" for index in range(5)}
+        _save(client, studies.parent / "truth", "scan_0")
+        found, facts = client.infer(MODEL, "scan_4", {})
+        assert facts["version"] == 1 and read_label(found).shape == (1, 26, 24, 20)
+        _save(client, studies.parent / "truth", "scan_1")
         while not _network(address)["regenerating"]:
             time.sleep(0.05)
     finally:
@@ -91,13 +109,17 @@ def test_killed_while_it_generates_it_starts_again_and_has_lost_nothing(studies)
         process.wait()
     assert main(["label", "history", "--studies", str(studies)]) == 0
     process, address = _started(studies)
+    client = MONAILabelClient(address, str(tmp_path))
     try:
-        facts = requests.post(f"{address}/infer/{MODEL}?image=scan_4&output=json", timeout=300).json()
-        assert facts["version"] >= 1
+        assert client.infer(MODEL, "scan_4", {})[1]["version"] >= 1
         while _network(address)["regenerating"]:
             time.sleep(0.2)
         assert _network(address) == {"version": 2, "regenerating": False, "failure": None}
-        assert requests.get(f"{address}/datastore/", timeout=60).json()["completed"] == 2
+        assert client.info()["datastore"]["completed"] == 2
+        assert client.train_start(MODEL, {})["status"] == "SUBMITTED"
+        while client.train_status()["status"] in ("SUBMITTED", "RUNNING"):
+            time.sleep(0.2)
+        assert client.train_status()["status"] == "DONE" and _network(address)["version"] == 3
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(60) is not None
