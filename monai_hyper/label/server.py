@@ -173,8 +173,10 @@ def _install() -> None:
     ):  # fmt: skip
         app.add_exception_handler(kind, _explained(status))
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # uploaded archives stay in their folder
-    # web pages of others cannot read answers: the viewer comes from this server itself
+    # web pages of others cannot read answers; the viewer may call this server by its other name
+    own = rf"http://(127\.0\.0\.1|localhost):{settings.MONAI_LABEL_SERVER_PORT}"
     app.user_middleware = [each for each in app.user_middleware if each.cls is not CORSMiddleware]
+    app.add_middleware(CORSMiddleware, allow_origin_regex=own, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts())
 
 

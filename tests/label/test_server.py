@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
@@ -315,3 +316,9 @@ def test_the_viewer_is_served(unscored, served):
     page = served.http.get("/ohif/")
     assert page.status_code == 200 and "<html" in page.text
     assert json.loads(served.http.get("/openapi.json").text)["paths"]
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [("http://localhost:8000", True), ("http://elsewhere.org", False)])
+def test_pages_of_other_sites_cannot_read_answers(unscored, served, origin, allowed):
+    answer = served.http.get("/info/", headers={"origin": origin})
+    assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
