@@ -265,3 +265,16 @@ def test_weights_that_are_no_safetensors(support, tmp_path, capsys):
     weights.write_bytes(b"\x80\x04 not weights")
     assert run_segment(support, support / "images", tmp_path / "out", "--weights", str(weights)) == 2
     assert "weights.safetensors" in capsys.readouterr().err
+
+
+def test_fetch_lists_collections_and_wants_one(capsys, monkeypatch, tmp_path):
+    assert main(["fetch", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {"id", "licence", "structures"} <= listed[0].keys() and len(listed) > 20
+    assert main(["fetch", "tcia", "--output", str(tmp_path / "out")]) == 2
+    assert "expected --collection and --output" in capsys.readouterr().err
+    asked = {}
+    monkeypatch.setattr("monai_hyper.data.fetch.fetch", lambda *given, **named: asked.update(named, given=given) or [])
+    arguments = ["--collection", "LCTSC", "--patients", "a", "b", "--structures", "lung", "--output", str(tmp_path)]
+    assert main(["fetch", "idc", *arguments]) == 0
+    assert asked["given"][:4] == ("idc", "LCTSC", tmp_path, ["a", "b"]) and asked["structures"] == "lung"
