@@ -256,7 +256,7 @@ def _read(path: Path, series: Collection[str] = ()) -> tuple[np.ndarray, np.ndar
 
 def _read_stack(folder: Path, series: Series) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return read_series(series), series.affine
+        return read_series(series), series.affine.copy()  # what was found of a folder is kept
     except _UNREADABLE as error:
         raise _unreadable(folder, error) from error
 

@@ -41,6 +41,7 @@ class Segmenter:
         >>> from monai_hyper.data.phantom import write_phantom
         >>> folder = write_phantom(Path(mkdtemp()), "head_mr", cases=2)
         >>> segmenter = Segmenter().fit(folder)
+        >>> from monai_hyper.data.volumes import read_image
         >>> query = next((folder / "images").iterdir())
         >>> segmenter.predict(query).shape == read_image(query).shape
         True

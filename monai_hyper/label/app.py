@@ -50,6 +50,7 @@ class HyperLabelApp(MONAILabelApp):
         self.generator = Generator(settings, names, Versions(state / "versions", settings.device))
         self.failure: str | None = None
         self.generating: Background | None = None
+        self.polishing: Background | None = None
         self.scoring_scans: Background | None = None
         super().__init__(
             app_dir, studies, conf, "monai_hyper: few-shot segmentation",
@@ -90,6 +91,7 @@ class HyperLabelApp(MONAILabelApp):
         """Start to generate in the background; what a killed server has left half-written goes."""
         self.generator.versions.clean()
         self.scoring_scans = Background(self.score_scans, lambda why: None)
+        self.polishing = Background(self.polish, lambda why: None)
         self.generating = Background(self.regenerate, self.failed)
         super().on_init_complete()
         self.generating.ask()
@@ -107,15 +109,17 @@ class HyperLabelApp(MONAILabelApp):
         if self.generator.outdated(pairs):
             version = self.generator.generate(pairs)
             logger.info("network %d from %d volumes: %.1f s", version.number, len(version.support), version.seconds)
-        self._polish(pairs)
-        self.scoring_scans.ask()
+        self.polishing.ask()
 
-    def _polish(self, pairs: list[dict]) -> None:
-        """Refine the network that is in use now, if that is worth while and no further label has come."""
-        version = self.generator.versions.current()
-        seconds = self.generator.settings.polish_of(len(version.support)) if version else 0.0
-        if seconds and not version.polish_seconds and not self.generating.newer:
-            self.generator.generate(pairs, seconds)
+    def polish(self) -> None:
+        """Refine the network that is in use, if that is worth while and no further label has come."""
+        self.generating.wait(WAIT)
+        versions, settings = self.generator.versions, self.generator.settings
+        version = versions.current()
+        seconds = settings.polish_of(len(version.support)) if version else 0.0
+        if seconds and not version.polish_seconds and not versions.pinned:
+            self.generator.refine(version, self.datastore().datalist(), seconds)
+        self.scoring_scans.ask()
 
     def _newer(self, pairs: list[dict]) -> bool:
         """Whether a label was saved after the pinned version was made current."""
@@ -148,7 +152,7 @@ class HyperLabelApp(MONAILabelApp):
     def info(self) -> dict:
         """What clients show, with the state of the network."""
         current = self.generator.versions.current()
-        pending = self.generating is not None and self.generating.pending
+        pending = self.generating is not None and (self.generating.pending or self.polishing.pending)
         state = {"version": current.number if current else 0, "regenerating": pending, "failure": self.failure}
         return {**super().info(), "network": state}
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
@@ -103,6 +106,8 @@ class DicomWebStore(CarefulStore):
 
     def get_image_uri(self, image_id: str) -> str:
         """File of a scan as NIfTI; fetched if it is not here yet, empty if the server has no such series."""
+        if not re.fullmatch(r"[0-9.]+", image_id):  # a path, for instance
+            return ""
         path = Path(self._datastore.image_path()) / f"{image_id}.nii.gz"
         if not path.exists():
             if image_id not in self.list_images():
@@ -210,6 +215,9 @@ class DicomWebStore(CarefulStore):
         values = dict(zip(masks, self.names.values(list(masks))))
         label = painted({values[name]: mask for name, mask in masks.items()}, image)
         CarefulStore.put_label(self, remote.image, label, FINAL, {"series": remote.series})
+        with suppress(ValueError):  # the newest labels count most, and this one is as old as it says
+            saved = datetime.strptime(remote.created.partition(".")[0], "%Y%m%d%H%M%S").timestamp()
+            os.utime(self.get_label_uri(remote.image, FINAL), (saved, saved))
 
     def _send(self, image_id: str, label: MetaTensor) -> str:
         """Write a label map to the server; returns the UID of its series."""

@@ -175,15 +175,33 @@ class Generator:
                 before = fingerprint(chosen)
                 segmenter = self.fit(chosen, polish_seconds, polish_steps)
                 if fingerprint(chosen) == before:
-                    return self.versions.keep(
-                        segmenter.fitted,
-                        support=before,
-                        seconds=round(time.perf_counter() - begun, 2),
-                        polish_seconds=polish_seconds,
-                        hypernetwork=digest(self.settings.weights or RELEASED),
-                        monai_hyper=monai_hyper.__version__,
-                    )
+                    return self._keep(segmenter, before, begun, polish_seconds)
             raise InputError("final labels: they changed while they were read, again and again. Save one at a time.")
+
+    def refine(self, version: Version, pairs: Sequence[Pair], polish_seconds: float) -> Version | None:
+        """The same network, polished, as the next version; None if meanwhile there is another network or label.
+
+        Raises:
+            InputError: see :meth:`generate`.
+        """
+        begun, chosen = time.perf_counter(), self.chosen(pairs)
+        if fingerprint(chosen) != version.support:
+            return None
+        segmenter = self.fit(chosen, polish_seconds)
+        with self.lock:
+            if self.versions.current() != version or fingerprint(chosen) != version.support:
+                return None
+            return self._keep(segmenter, version.support, begun, polish_seconds)
+
+    def _keep(self, segmenter: Segmenter, support: tuple[dict[str, str], ...], begun: float, polish: float) -> Version:
+        return self.versions.keep(
+            segmenter.fitted,
+            support=support,
+            seconds=round(time.perf_counter() - begun, 2),
+            polish_seconds=polish,
+            hypernetwork=digest(self.settings.weights or RELEASED),
+            monai_hyper=monai_hyper.__version__,
+        )
 
 
 class Background:
@@ -196,7 +214,7 @@ class Background:
 
     def __init__(self, work: Callable[[], None], failed: Callable[[str | None], None]) -> None:
         self.work, self.failed = work, failed
-        self.asked = self.begun = self.done = 0
+        self.asked = self.done = 0
         self.changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True, name="regenerate").start()
 
@@ -211,11 +229,6 @@ class Background:
         """Whether something that was asked for is not done."""
         return self.done < self.asked
 
-    @property
-    def newer(self) -> bool:
-        """Whether it was asked for again since it was begun."""
-        return self.begun < self.asked
-
     def wait(self, seconds: float) -> bool:
         """Wait until nothing is left to do; False if that takes longer."""
         with self.changed:
@@ -225,7 +238,7 @@ class Background:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.pending)
-                asked = self.begun = self.asked
+                asked = self.asked
             self._once(asked)
             with self.changed:
                 self.done = asked

@@ -223,3 +223,12 @@ def test_all_real_series_read(shared_data):
     assert len(images) >= 6
     for folder in images:
         assert read_image(folder).ndim == 4
+
+
+def test_a_volume_that_is_changed_leaves_what_is_read_next(tmp_path, array):
+    folder = write(tmp_path, *stack(array))
+    first = read_image(folder)
+    first.affine[0, 3] += 7
+    first += 1
+    again = read_image(folder)
+    assert float(first.affine[0, 3] - again.affine[0, 3]) == 7 and float((first - again).min()) == 1

@@ -68,7 +68,7 @@ class Client:
         from monailabel.interfaces.utils.app import app_instance
 
         app = app_instance()
-        assert app.generating.wait(120) and app.scoring_scans.wait(120)
+        assert all(work.wait(120) for work in (app.generating, app.polishing, app.scoring_scans))
         return self.network()
 
 

@@ -53,7 +53,7 @@ def test_scans_are_what_was_uploaded(scans, tmp_path):
     assert set(store.list_images()) >= set(uids.values())
     found, expected = read_image(store.get_image_uri(uids[0])), read_image(work / "0")
     assert torch.allclose(found.affine, expected.affine, atol=1e-4) and torch.equal(found, expected)
-    assert store.get_image_uri("1.2.3") == ""
+    assert store.get_image_uri("1.2.3") == "" == store.get_image_uri(f"../volumes/{uids[0]}")
     assert "Doe" not in (tmp_path / "volumes" / "datastore_v2.json").read_text()
 
 
@@ -128,7 +128,7 @@ def test_results_come_as_dicom_seg_of_their_series_and_nothing_names_the_patient
         answer = http.post(f"/infer/{MODEL}?image={uids[2]}&output=dicom_seg")
         assert answer.status_code == 200 and answer.headers["content-type"] == "application/dicom", answer.text
         volume = http.post(f"/infer/{MODEL}?image={uids[2]}&output=image")
-        app_instance().generating.wait(120)
+        assert app_instance().generating.wait(120) and app_instance().polishing.wait(120)
     clear_cache()
     (tmp_path / "seg.dcm").write_bytes(answer.content)
     (tmp_path / "seg.nii.gz").write_bytes(volume.content)

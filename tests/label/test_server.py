@@ -144,6 +144,19 @@ def test_a_network_of_few_volumes_is_polished_while_it_is_in_use(unscored, serve
     assert (first.polish_seconds, second.polish_seconds) == (0.0, 0.5) and first.support == second.support
 
 
+def test_what_was_polished_too_late_is_not_used(unscored, served):
+    from monailabel.interfaces.utils.app import app_instance
+
+    generator, store = app_instance().generator, app_instance().datastore()
+    served.save("scan_0")
+    served.settled()
+    first, pairs = generator.versions.current(), store.datalist()
+    served.save("scan_1")
+    served.settled()
+    assert generator.refine(first, pairs, 0.1) is None and generator.refine(first, store.datalist(), 0.1) is None
+    assert served.network()["version"] == 2
+
+
 def test_scans_are_scored_and_strategies_pick_among_them(served):
     served.save("scan_0")
     served.save("scan_1")
