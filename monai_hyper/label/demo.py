@@ -108,10 +108,11 @@ class Annotator:
             time.sleep(0.2)
         return self.network()
 
-    def segment(self, image: str, path: Path) -> float:
-        """Have a scan segmented; seconds it took."""
+    def segment(self, image: str, path: Path, version: int = 0) -> float:
+        """Have a scan segmented by a network, 0: the last one; seconds it took."""
         begun = time.perf_counter()
-        answer = requests.post(f"{self.address}/infer/{MODEL}?image={image}&output=image", timeout=PATIENCE)
+        asked = {"params": json.dumps({"version": version})}
+        answer = requests.post(f"{self.address}/infer/{MODEL}?image={image}&output=image", data=asked, timeout=PATIENCE)
         _refuse(answer)
         path.write_bytes(answer.content)
         return time.perf_counter() - begun
@@ -134,20 +135,25 @@ def annotate(
     for count, case in enumerate(support, 1):
         label = client.on_grid(ids[case.name], read_pair(case)[1], work)
         ready = client.save(ids[case.name], save_label(label, work / f"{case.name}-label.nii.gz"))
-        rows.append(score(client, ids, queries, work, str(count), ready))
         begun, version = time.perf_counter(), client.network()["version"]
+        rows.append(score(client, ids, queries, work, str(count), ready, version))
         if client.settled()["version"] > version:
             rows.append(score(client, ids, queries, work, f"{count}, polished", ready + time.perf_counter() - begun))
     return rows
 
 
 def score(
-    client: Annotator, ids: dict[str, str], queries: Sequence[Case], work: Path, labels: str, ready: float
-) -> dict:
-    """A row of the table: Dice of the scans, mean over their classes, and seconds."""
+    client: Annotator, ids: dict[str, str], queries: Sequence[Case], work: Path, labels: str, ready: float,
+    version: int = 0,
+) -> dict:  # fmt: skip
+    """A row of the table: Dice of the scans, mean over their classes, and seconds.
+
+    Args:
+        version: of the network; 0: the last one.
+    """
     dice, seconds = [], []
     for query in queries:
-        seconds.append(client.segment(ids[query.name], work / "answer.nii.gz"))
+        seconds.append(client.segment(ids[query.name], work / "answer.nii.gz", version))
         found, truth = read_label(work / "answer.nii.gz"), client.on_grid(ids[query.name], read_pair(query)[1], work)
         each = dice_per_class(found, truth, tuple(range(1, len(client.table.names) + 1)))
         dice.append(sum(each) / len(each))
@@ -159,7 +165,7 @@ def score(
 
 def run(
     folder: Path, split: str | None, classes: Sequence[str] | None, labels: int, scans: int, through_orthanc: bool,
-    progress: Callable[[str], None],
+    arguments: Sequence[str], progress: Callable[[str], None],
 ) -> list[dict]:  # fmt: skip
     """Serve scans of an annotated folder, and annotate some of them.
 
@@ -168,6 +174,7 @@ def run(
         labels: how many are submitted; scans: how many are segmented after each.
         through_orthanc: whether the scans lie in Orthanc, labels as DICOM-SEG beside them, instead of in a folder; then
             the last row is of a fresh server that has read them back.
+        arguments: more of them for the server.
 
     Returns:
         a row for every label.
@@ -178,12 +185,13 @@ def run(
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory()))
         studies, ids = _served(folder, [*support, *queries], work, stack if through_orthanc else None)
-        with server(studies, work / "first") as address:
+        with server(studies, work / "first", arguments) as address:
             page = requests.get(f"{address}/ohif/", timeout=60)
             progress(f"{address}: the viewer's page answers with {page.status_code}, {len(page.content)} bytes")
             rows = annotate(Annotator(address, table), ids, support, queries, work)
         if through_orthanc:
-            with server(studies, work / "second", ["--labels", ",".join(table.names)]) as address:
+            arguments = [*arguments, "--labels", ",".join(table.names)]
+            with server(studies, work / "second", arguments) as address:
                 rows.append(_again(Annotator(address, table), ids, queries, work, labels))
     return rows
 
@@ -223,10 +231,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", type=int, default=3)
     parser.add_argument("--scans", type=int, default=3)
     parser.add_argument("--orthanc", action="store_true", help="keep scans and labels in Orthanc")
+    parser.add_argument("--polish-seconds", help="see monai-hyper label")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as made:
         folder = options.data or write_phantom(Path(made), "head_mr", cases=options.labels + options.scans)
-        rows = run(folder, options.split, options.classes, options.labels, options.scans, options.orthanc,
+        polish = ["--polish-seconds", options.polish_seconds] if options.polish_seconds else []
+        rows = run(folder, options.split, options.classes, options.labels, options.scans, options.orthanc, polish,
                    lambda text: print(text, file=sys.stderr, flush=True))  # fmt: skip
     print("  ".join(f"{key:>20}" for key in rows[0]))
     for row in rows:

@@ -123,3 +123,18 @@ def test_killed_while_it_generates_it_starts_again_and_has_lost_nothing(studies,
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(60) is not None
+
+
+def test_the_demonstration_prints_a_row_for_every_label(studies, tmp_path, capsys):
+    from monai_hyper.label import demo
+
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "images").symlink_to(studies)
+    (data / "labels").symlink_to(studies.parent / "truth")
+    arguments = ["--data", str(data), "--labels", "1", "--scans", "1", "--polish-seconds", "0"]
+    assert demo.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "viewer's page answers with 200" in printed.err
+    row = printed.out.splitlines()[1].split()
+    assert row[0] == "1" and float(row[1]) > 0.7
