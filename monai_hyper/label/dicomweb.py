@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 import pydicom
-import torch
 from dicomweb_client import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_user_pass
 from monai.data import MetaTensor
@@ -28,7 +27,7 @@ from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom.dataset import Dataset
 from requests import RequestException
 
-from monai_hyper.data.labels import painted
+from monai_hyper.data.labels import label_values, painted
 from monai_hyper.data.structures import read_structures
 from monai_hyper.data.volumes import read_image
 from monai_hyper.export.dicom_seg import save_dicom_seg
@@ -221,7 +220,7 @@ class DicomWebStore(CarefulStore):
 
     def _send(self, image_id: str, label: MetaTensor) -> str:
         """Write a label map to the server; returns the UID of its series."""
-        values = [value for value in torch.unique(label).tolist() if value]
+        values = [value for value in label_values(label) if value]
         if not values:
             raise InputError("the label: expected a structure, found background only. DICOM-SEG cannot hold that.")
         with TemporaryDirectory(dir=self.work) as beside:

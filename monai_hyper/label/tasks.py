@@ -20,6 +20,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monai_hyper.data.labels import label_values
 from monai_hyper.data.volumes import read_image, read_label
 from monai_hyper.evaluation.metrics import dice_per_class
 from monai_hyper.export.dicom_seg import NOTICE
@@ -256,7 +257,7 @@ class Agreement(ScoringMethod):
             if final not in tags or original not in tags:
                 continue
             truth, proposed = (read_label(datastore.get_label_uri(name, tag)) for tag in (final, original))
-            values = tuple(sorted(set(truth.unique().tolist()) - {0}))
+            values = tuple(value for value in label_values(truth) if value)
             if values:
                 dice = dice_per_class(proposed, truth, values)
                 found[name] = round(sum(dice) / len(dice), 4)
