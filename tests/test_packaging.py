@@ -42,7 +42,7 @@ def _imported(source: Path) -> set[str]:
 def test_everything_imported_is_required():
     setup = _setup()
     extras = setup["options.extras_require"]
-    used = ("train", "bundle", "onnx", "dicom", "label", "fetch")
+    used = ("train", "bundle", "onnx", "dicom", "label", "fetch", "text")
     declared = setup["options"]["install_requires"] + "".join(extras[extra] for extra in used)
     declared += "\nmonailabel\nstarlette"  # installed beside its extra; comes with fastapi
     known = {_name(line) for line in declared.splitlines() if line.strip()} | sys.stdlib_module_names | {"monai_hyper"}

@@ -10,23 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_hyper.data.coarse import reduce
+from monai_hyper.data.text import TEXT_DIM
 from monai_hyper.types import MAX_CLASSES, MOST_VOLUMES, InputError
 
 
 @dataclass(frozen=True)
 class SupportSet:
-    """K annotated volumes of one task, on one grid.
+    """K annotated volumes of one task, on one grid: label maps to segment after, or a class each to classify after.
 
     Volumes whose field of view is smaller than the grid lie in its low corner; ``extents`` tells how
     many voxels of each axis they really cover, and what lies beyond is never read.
 
     Args:
-        images: harmonised intensities, ``(K, 1, D, H, W)``.
-        labels: 0 is background, ``i + 1`` is ``classes[i]``, ``(K, 1, D, H, W)``.
-        classes: name of every foreground class, 1 to 8 of them.
+        images: harmonised intensities, ``(K, 1, D, H, W)``; an image of one slice has a last axis of one voxel.
+        labels: 0 is background, ``i + 1`` is ``classes[i]``, ``(K, 1, D, H, W)``; or, to classify, the number of each
+            image's class, ``(K,)``.
+        classes: name of every class, 1 to 8 of the foreground; or, to classify, 2 or more.
         annotated: which class is annotated in which volume, ``(K, N - 1)``, bool; default: all.
-            A class that is not annotated in a volume enters nothing that is computed from that volume.
+            A class that is not annotated in a volume enters nothing that is computed from that volume. To classify it
+            follows from the labels, ``(K, N)``.
         extents: voxels covered by each volume, ``(K, 3)``; default: the whole grid.
+        texts: what describes the classes, one vector each, ``(len(classes), 384)``, zero for a class without
+            description; default: no class has any. A class that has one needs no volume.
 
     Raises:
         InputError: for shapes that disagree, no shot or too many, and labels without a class.
@@ -35,6 +40,8 @@ class SupportSet:
         >>> images, labels = torch.rand(2, 1, 8, 8, 8), torch.ones(2, 1, 8, 8, 8).long()
         >>> SupportSet(images, labels, ("liver",)).shots
         2
+        >>> SupportSet(images, torch.tensor([0, 1]), ("benign", "malignant")).classifies
+        True
     """
 
     images: Tensor
@@ -42,10 +49,33 @@ class SupportSet:
     classes: tuple[str, ...] = ("foreground",)
     annotated: Tensor | None = None
     extents: Tensor | None = None
+    texts: Tensor | None = None
 
     def __post_init__(self) -> None:
         k, _, *grid = self.images.shape
-        if not 1 <= k <= MOST_VOLUMES:
+        count = len(self.classes)
+        if self.texts is None:
+            object.__setattr__(self, "texts", torch.zeros(count, TEXT_DIM))
+        if tuple(self.texts.shape) != (count, TEXT_DIM):
+            raise InputError(f"texts are {tuple(self.texts.shape)}; expected {(count, TEXT_DIM)} for {self.classes}.")
+        if self.classifies:
+            self._check_classification()
+        else:
+            self._check_segmentation()
+        if self.extents is None:
+            object.__setattr__(self, "extents", torch.tensor([grid] * k).view(k, 3))
+        if tuple(self.annotated.shape) != (k, count):
+            raise InputError(f"annotated is {tuple(self.annotated.shape)}; expected {(k, count)}.")
+        for name, shown, told in zip(self.classes, self.annotated.any(0).tolist(), self.described.tolist()):
+            if not shown and not told:
+                raise InputError(
+                    f"class '{name}' is annotated in no support volume, and has no description; annotate it, describe "
+                    "it or leave it out."
+                )
+
+    def _check_segmentation(self) -> None:
+        k, _, *grid = self.images.shape
+        if not 1 <= k <= MOST_VOLUMES and not bool(self.described.all()):
             raise InputError(f"the support set holds {k} volumes; expected 1 to {MOST_VOLUMES}. Choose fewer of them.")
         if tuple(self.labels.shape) != (k, 1, *grid):
             raise InputError(
@@ -54,20 +84,41 @@ class SupportSet:
             )
         if not 1 <= len(self.classes) <= MAX_CLASSES or len(set(self.classes)) != len(self.classes):
             raise InputError(f"classes are {self.classes}; expected 1 to {MAX_CLASSES} different names.")
-        if int(self.labels.max()) > len(self.classes) or int(self.labels.min()) < 0:
-            raise InputError(
-                f"support labels reach from {int(self.labels.min())} to {int(self.labels.max())}; "
-                f"expected 0 to {len(self.classes)} for the classes {self.classes}."
-            )
+        self._check_numbers(len(self.classes))
         if self.annotated is None:
             object.__setattr__(self, "annotated", torch.ones(k, len(self.classes), dtype=torch.bool))
-        if self.extents is None:
-            object.__setattr__(self, "extents", torch.tensor([grid] * k))
-        if tuple(self.annotated.shape) != (k, len(self.classes)):
-            raise InputError(f"annotated is {tuple(self.annotated.shape)}; expected {(k, len(self.classes))}.")
-        for name, shown in zip(self.classes, self.annotated.any(0).tolist()):
-            if not shown:
-                raise InputError(f"class '{name}' is annotated in no support volume; annotate it or leave it out.")
+
+    def _check_classification(self) -> None:
+        k, count = self.images.shape[0], len(self.classes)
+        if tuple(self.labels.shape) != (k,):
+            raise InputError(f"support labels are {tuple(self.labels.shape)}; expected {(k,)}, a class for each image.")
+        if count < 2 or len(set(self.classes)) != count:
+            raise InputError(f"classes are {self.classes}; expected 2 or more different names.")
+        self._check_numbers(count - 1)
+        shown = F.one_hot(self.labels.cpu().long(), count).bool()
+        object.__setattr__(self, "annotated", shown)
+        name, most = max(zip(self.classes, shown.sum(0).tolist()), key=lambda each: each[1])
+        if most > MOST_VOLUMES:
+            raise InputError(
+                f"class '{name}' has {most} images; expected at most {MOST_VOLUMES}. Choose fewer of them."
+            )
+
+    def _check_numbers(self, largest: int) -> None:
+        if self.labels.numel() and (int(self.labels.max()) > largest or int(self.labels.min()) < 0):
+            raise InputError(
+                f"support labels reach from {int(self.labels.min())} to {int(self.labels.max())}; "
+                f"expected 0 to {largest} for the classes {self.classes}."
+            )
+
+    @property
+    def classifies(self) -> bool:
+        """Whether every image has a class, rather than a label map."""
+        return self.labels.ndim == 1
+
+    @property
+    def described(self) -> Tensor:
+        """Which classes have a description, ``(len(classes),)`` bool."""
+        return self.texts.abs().sum(1).cpu() > 0
 
     @property
     def shots(self) -> int:
@@ -88,7 +139,7 @@ class SupportSet:
 
     def to(self, device: torch.device | str) -> SupportSet:
         """The same support set with its volumes on ``device``."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), texts=self.texts.to(device))
 
     def coarser(self, factor: int) -> SupportSet:
         """The same task on a grid where cubes of ``factor`` voxels a side are one.

@@ -59,7 +59,7 @@ def _write_cohort(archive: zipfile.ZipFile, name: str, cohort: Cohort) -> dict:
             _write_array(archive, f"{name}/{number}/image", levels.round().to(torch.uint8).numpy())
             entry["range"] = [low, high]
         entries.append(entry)
-    facts = {"foregrounds": list(cohort.foregrounds), "is_ct": cohort.is_ct}
+    facts = {"foregrounds": list(cohort.foregrounds), "is_ct": cohort.is_ct, "names": cohort.names}
     return facts | {"body_is_labelled": cohort.body_is_labelled, "subjects": entries}
 
 
@@ -116,4 +116,5 @@ def _read_cohort(array: Callable[[str], np.ndarray], name: str, facts: dict) -> 
             low, high = entry["range"]
             image = array(f"{name}/{number}/image").astype(np.float32) * ((high - low) / 255) + low
         subjects.append(subject(array(f"{name}/{number}/labels"), entry["spacing"], image))
-    return Cohort(name, subjects, tuple(facts["foregrounds"]), facts["body_is_labelled"], facts["is_ct"])
+    names = {int(value): tuple(called) for value, called in facts.get("names", {}).items()}  # older packs have none
+    return Cohort(name, subjects, tuple(facts["foregrounds"]), facts["body_is_labelled"], facts["is_ct"], names)

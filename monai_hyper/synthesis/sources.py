@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from monai_hyper.data.vocabulary import names_of
 from monai_hyper.types import InputError
 
 
@@ -40,6 +41,7 @@ class Cohort:
         foregrounds: values that may be what a task looks for.
         body_is_labelled: whether value 0 is empty space rather than unlabelled tissue.
         is_ct: whether the images are in Hounsfield units.
+        names: what values of ``foregrounds`` are called, the most readable name first; values may be without.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Cohort:
     foregrounds: tuple[int, ...]
     body_is_labelled: bool = False
     is_ct: bool = False
+    names: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,10 @@ def _cohort(folder: Path, cases: list[str] | None, held_out=(), merged=None, **f
         subjects.append(
             subject(table[kept][cut], spacing * stride, None if picture is None else picture[cut].astype(np.float32))
         )
-    foregrounds = tuple(int(table[v]) for v in values if v and v not in held_out)
-    return Cohort(folder.name, subjects, foregrounds, **facts)
+    wanted = [v for v in values if v and v not in held_out]
+    known = names_of(folder.name)
+    names = {int(table[v]): known[v] for v in wanted if v in known}
+    return Cohort(folder.name, subjects, tuple(int(table[v]) for v in wanted), names=names, **facts)
 
 
 HIPPOCAMPI = {17: 3, 53: 42}
@@ -153,7 +158,8 @@ def load_sources(root: Path) -> Sources:
         cut = (slice(None, None, max(1, round(0.6 / spacing[0]))),) * 2
         held = subject(labels[cut], spacing * [cut[0].step, cut[1].step, 1])
         name = path.name.removesuffix(".nii.gz")
-        cohorts[name] = Cohort(name, [held], tuple(held.boxes))
+        names = {value: called for value, called in names_of(name).items() if value in held.boxes}
+        cohorts[name] = Cohort(name, [held], tuple(held.boxes), names=names)
     paths = sorted((root / "lesion_labels" / "labels").glob("*.nii.gz"))
     lesions = [torch.from_numpy(_volume(path)[0] > 0) for path in paths]
     if not cohorts:

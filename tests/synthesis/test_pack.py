@@ -1,5 +1,6 @@
 """The training pack holds what the folder holds, and nothing that is held out."""
 
+import json
 import zipfile
 
 import numpy as np
@@ -20,7 +21,9 @@ def _sources() -> Sources:
     labels = rng.integers(0, 4, (2, 14, 12, 10)).astype(np.uint8)
     ct = [subject(each, (1.0, 2.0, 3.0), 300 * each.astype(np.float32) - 400) for each in labels]
     mr = [subject(labels[0], (0.8, 0.8, 0.8), rng.gamma(2, 100, labels[0].shape))]
-    cohorts = {"a": Cohort("a", ct, (1, 2), is_ct=True), "b": Cohort("b", mr, (3,), body_is_labelled=True)}
+    names = {1: ("left kidney", "kidney, left side"), 2: ("spleen",)}
+    first = Cohort("a", ct, (1, 2), is_ct=True, names=names)
+    cohorts = {"a": first, "b": Cohort("b", mr, (3,), body_is_labelled=True)}
     return Sources(cohorts, [torch.rand(5, 6, 7) > 0.5])
 
 
@@ -54,6 +57,23 @@ def test_a_pack_gives_the_tasks_that_the_folder_gives(packed):
     kept, again = (TaskEngine(each, settings, seed=3).episode(5) for each in (sources, training_data(path)))
     assert torch.equal(kept.labels, again.labels) and torch.equal(kept.support.labels, again.support.labels)
     assert_close(kept.support.images, again.support.images, atol=0.2, rtol=0)
+
+
+def test_names_return_and_older_packs_have_none(packed, tmp_path):
+    sources, path = packed
+    found = training_data(path)
+    assert {name: cohort.names for name, cohort in found.cohorts.items()} == {"a": sources.cohorts["a"].names, "b": {}}
+    older = tmp_path / "older.pack"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(older, "w") as rewritten:
+        header = json.loads(archive.read("pack.json"))
+        for facts in header["cohorts"].values():
+            del facts["names"]
+        rewritten.writestr("pack.json", json.dumps(header))
+        for name in set(archive.namelist()) - {"pack.json"}:
+            rewritten.writestr(name, archive.read(name))
+    again = read_pack(older)
+    assert all(cohort.names == {} for cohort in again.cohorts.values())
+    assert torch.equal(again.cohorts["a"].subjects[1].labels, sources.cohorts["a"].subjects[1].labels)
 
 
 @pytest.mark.parametrize("spoil", ["truncate", "text", "another zip", "format", "missing array"])

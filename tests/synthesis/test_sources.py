@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from monai_hyper.data.vocabulary import names_of
 from monai_hyper.synthesis.plans import draw_classes, draw_plan
 from monai_hyper.synthesis.sources import HEADNECK_HELD_OUT, HIPPOCAMPI, Sources, load_sources
 from monai_hyper.synthesis.tasks import TaskEngine
@@ -72,6 +73,24 @@ def test_larynx_and_mandible_become_background(sources):
         assert not held.labels[torch.from_numpy(np.isin(labels, HEADNECK_HELD_OUT))].any()
         assert bool((held.labels[torch.from_numpy(np.isin(labels, (1, 2, 3)))] > 0).all())
         assert set(held.boxes) == set(cohort.foregrounds) and len(cohort.foregrounds) == 3
+
+
+def test_values_have_the_names_of_the_original_ones(sources):
+    brain, original = sources.cohorts["brain_labels"], torch.from_numpy(_blocks(BRAIN))
+    assert len(brain.names) == 2  # the cortices: 77 has no name, the hippocampi are part of them
+    for value, names in brain.names.items():
+        (found,) = set(original[brain.subjects[0].labels == value].tolist()) - set(HIPPOCAMPI)
+        assert names == names_of("brain_labels")[found]
+    called = {names[0] for names in sources.cohorts["headneck_ct"].names.values()}
+    assert called == {"brainstem", "spinal cord", "right parotid gland"}
+
+
+def test_values_of_atlases_have_names(tmp_path):
+    _write(tmp_path / "atlas_labels", "knee", _blocks((1, 46, 49)), None, np.eye(4))
+    _write(tmp_path / "atlas_labels", "elbow", _blocks((1, 2)), None, np.eye(4))
+    cohorts = load_sources(tmp_path).cohorts
+    assert cohorts["knee"].names == {value: names_of("knee")[value] for value in (46, 49)}
+    assert cohorts["knee"].foregrounds == (1, 46, 49) and cohorts["elbow"].names == {}
 
 
 def test_only_training_cases_are_loaded(sources):
