@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_hyper.networks.functional import fit_field, pad_small
+from monai_hyper.networks.functional import SMALLEST_SIDE, fit_field, pad_small
 from monai_hyper.networks.unet import ConvBlock
 from monai_hyper.types import MAX_SHOTS
 
@@ -74,19 +74,28 @@ class ContextEncoder(nn.Module):
 
     Args:
         embedding_dim: length ``E`` of a token.
-        prior_channels: channels of the spatial prior.
+        prior_channels: channels of the spatial prior; None: there is no prior.
         channels: width at 1/2, 1/4, 1/8 and 1/16 of the grid.
+        smallest: shorter sides are padded by repetition.
     """
 
-    def __init__(self, embedding_dim: int, prior_channels: int, channels: tuple[int, ...] = (24, 48, 96, 128)) -> None:
+    def __init__(
+        self,
+        embedding_dim: int,
+        prior_channels: int | None,
+        channels: tuple[int, ...] = (24, 48, 96, 128),
+        smallest: int = SMALLEST_SIDE,
+    ) -> None:
         super().__init__()
         a, b, c, d = channels
+        self.smallest = smallest
         self.down1 = ConvBlock(5, a, 2)
         self.down2 = nn.Sequential(ConvBlock(a, b, 2), ConvBlock(b, b))
         self.down3 = nn.Sequential(ConvBlock(b, c, 2), ConvBlock(c, c))
         self.down4 = nn.Sequential(ConvBlock(c, d, 2), ConvBlock(d, d))
-        self.lateral = nn.ModuleList([nn.Conv3d(b, b, 1), nn.Conv3d(c, b, 1), nn.Conv3d(d, b, 1)])
-        self.to_prior = nn.Sequential(ConvBlock(b, b), nn.Conv3d(b, prior_channels, 1))
+        if prior_channels is not None:
+            self.lateral = nn.ModuleList([nn.Conv3d(b, b, 1), nn.Conv3d(c, b, 1), nn.Conv3d(d, b, 1)])
+            self.to_prior = nn.Sequential(ConvBlock(b, b), nn.Conv3d(b, prior_channels, 1))
         self.embed = nn.ModuleList(nn.Linear(2 * width, embedding_dim) for width in (1, a, b, c, d))
         self.embed_geometry = nn.Linear(GEOMETRY, embedding_dim)
         self.place = nn.Parameter(0.02 * torch.randn(len(self.embed) * REGIONS + 1, embedding_dim))
@@ -104,7 +113,7 @@ class ContextEncoder(nn.Module):
         """
         size, batch = list(images.shape[2:]), images.shape[0]
         x = torch.cat([images, masks, coordinates(size, images).expand(batch, -1, -1, -1, -1)], 1)
-        found = [self.down1(pad_small(x))]
+        found = [self.down1(pad_small(x, self.smallest))]
         for level in (self.down2, self.down3, self.down4):
             found.append(level(found[-1]))
         cropped = [
@@ -131,9 +140,18 @@ class ContextEncoder(nn.Module):
             pooled = F.adaptive_avg_pool3d(mask, list(features.shape[2:])).flatten(0, 1)[:, None]
             regions = regions_of(pooled).unflatten(0, count).flatten(1, 2)
             found.append(embed(pooled_statistics(features, regions)).unflatten(1, (-1, REGIONS)))
-        each = F.avg_pool3d(mask, 2, ceil_mode=True).flatten(0, 1)[:, None]
+        each = F.avg_pool3d(mask, [min(2, side) for side in mask.shape[2:]], ceil_mode=True).flatten(0, 1)[:, None]
         found.append(self.embed_geometry(geometry_of(each)).unflatten(0, count)[:, :, None])
         return self.mix(torch.cat(found, 2) + self.place)
+
+    def tokens_of_whole(self, maps: list[Tensor]) -> Tensor:
+        """Tokens of ``k`` volumes in which nothing is marked, one for every scale, ``(k, 5, E)``; see :meth:`maps`."""
+        found = []
+        for number, (embed, features) in enumerate(zip(self.embed, maps)):
+            flat = features.flatten(2).float()
+            statistics = torch.cat([flat.mean(2), flat.var(2, unbiased=False).clamp(min=1e-6).sqrt()], 1)
+            found.append(embed(statistics) + self.place[number * REGIONS + REGIONS - 1])
+        return self.mix(torch.stack(found, 1))
 
     def aggregate(self, tokens: Tensor, annotated: Tensor, scale: Tensor | None = None) -> Tensor:
         """Average over the volumes that annotate a class, then over classes; add how many volumes there are, of more

@@ -27,10 +27,10 @@ def mixed(base: Tensor, out_factors: tuple[Tensor, Tensor], in_factors: tuple[Te
     (u, v), (p, q) = out_factors, in_factors
     wide, inward = base.shape[:2]
     flat = base.reshape(wide, -1)
-    flat = torch.addmm(flat, u, v.T @ flat)
-    flat = flat.view(wide, inward, -1).transpose(0, 1).reshape(inward, -1)
-    flat = torch.addmm(flat, q, p.T @ flat)
-    return flat.view(inward, wide, -1).transpose(0, 1).reshape(base.shape)
+    within = p.T.expand(wide, -1, -1) @ flat.view(wide, inward, -1)  # (O, r, V), and with the other mixing:
+    within = torch.addmm(within.flatten(1), u, v.T @ within.flatten(1)).view_as(within)
+    mixed_out = torch.addmm(flat, u, v.T @ flat).view(wide, inward, -1)
+    return mixed_out.baddbmm_(q.expand(wide, -1, -1), within).view(base.shape)
 
 
 class FactorHead(nn.Module):
@@ -156,7 +156,7 @@ class HyperNetwork(nn.Module):
         return Changes(mixings, affines)
 
 
-def generator_for(body: nn.Module, embedding_dim: int, rank: int = 8) -> HyperNetwork:
+def generator_for(body: nn.Module, embedding_dim: int, rank: int = 8, depth: int = 3) -> HyperNetwork:
     """The hypernetwork that fits ``body``.
 
     Raises:
@@ -165,4 +165,4 @@ def generator_for(body: nn.Module, embedding_dim: int, rank: int = 8) -> HyperNe
     shapes = shapes_of(body)
     if not any(len(shape) == 5 for shape in shapes.values()):
         raise ValueError(f"{type(body).__name__} has no 3D convolution; expected at least one to generate.")
-    return HyperNetwork(shapes, embedding_dim, rank)
+    return HyperNetwork(shapes, embedding_dim, rank, depth)

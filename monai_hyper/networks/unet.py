@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from monai_hyper.data.coarse import reduce
 from monai_hyper.networks.alignment import align, read_at, stretched
+from monai_hyper.networks.convolution import Conv3d
 from monai_hyper.networks.functional import enlarge, pad_high, pad_small
 from monai_hyper.networks.plain import with_plain, with_plain_widths
 
@@ -17,7 +18,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.conv = Conv3d(in_channels, out_channels, 3, stride, bias=False)
         self.norm = nn.InstanceNorm3d(out_channels, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -51,3 +51,39 @@ class TaskBatch:
         names = tuple(f"class_{c + 1}" for c in range(self.classes))
         support = SupportSet(images[:shots], labels[:shots], names)
         return Episode(support, images[shots:], labels[shots:], self.kinds[task])
+
+
+@dataclass(frozen=True)
+class ClassBatch:
+    """``T`` tasks of classification with as many shots, queries and classes each, on grids of one size.
+
+    Args:
+        images: harmonised intensities, examples before queries, ``(T, K + Q, 1, D, H, W)``; the examples are class
+            after class, ``shots`` of each.
+        labels: numbers of the classes, ``(T, K + Q)``.
+        shots: examples of every class; classes: number ``N`` of classes.
+        texts: what describes the classes, zero where nothing does, ``(T, N, 384)``.
+        kinds: name of the family of every task.
+    """
+
+    images: Tensor
+    labels: Tensor
+    shots: int
+    classes: int
+    texts: Tensor
+    kinds: tuple[str, ...]
+
+    @property
+    def examples(self) -> int:
+        """Number ``K`` of examples of a task."""
+        return self.shots * self.classes
+
+    def support(self, task: int) -> SupportSet:
+        """The examples of one of the tasks."""
+        names = tuple(f"class_{c + 1}" for c in range(self.classes))
+        shown = self.images[task, : self.examples], self.labels[task, : self.examples]
+        return SupportSet(*shown, names, texts=self.texts[task])
+
+    def queries(self, task: int) -> tuple[Tensor, Tensor]:
+        """Images ``(Q, 1, D, H, W)`` and classes ``(Q,)`` that one of the tasks asks for."""
+        return self.images[task, self.examples :], self.labels[task, self.examples :]
