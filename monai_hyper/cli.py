@@ -23,6 +23,10 @@ def numbers(text: str) -> list[int]:
 
 Parser = argparse.ArgumentParser
 
+TRAINED = ("hyper", "maml", "imaml", "universeg",
+           "hyper-classifier", "prototype-classifier", "maml-classifier", "imaml-classifier")  # fmt: skip
+"""What can be meta-trained."""
+
 
 def common(verb: Parser, *options: str) -> None:
     """Options that several verbs have, by their names."""
@@ -54,6 +58,16 @@ def segment(verb: Parser) -> None:
     verb.add_argument("--format", choices=["nifti", "dicom-seg", "rtstruct"], default="nifti",
                       help="of label maps; DICOM for scans in DICOM only")  # fmt: skip
     verb.add_argument("--codes", type=Path, metavar="FILE", help="JSON with codes of classes for DICOM-SEG")
+
+
+def classify(verb: Parser) -> None:
+    """Classify images after a few examples of each class, or after its description."""
+    verb.add_argument("--support", type=Path, required=True,
+                      help="folder with a sub-folder for every class, or CSV file: path, class, text")  # fmt: skip
+    verb.add_argument("--query", type=Path, required=True, help="image, or folder of images")
+    verb.add_argument("--reliable", type=float, default=0.9, metavar="SHARE",
+                      help="of the answers that shall be right where one is given; 0: always answer")  # fmt: skip
+    common(verb, "--output", "--weights", "--device", "--overwrite")
 
 
 def adapt(verb: Parser) -> None:
@@ -110,7 +124,7 @@ def demo(verb: Parser) -> None:
 def train(verb: Parser) -> None:
     """Meta-train the model or a baseline; goes on where a run was cut off."""
     common(verb, "--data")
-    verb.add_argument("--method", choices=["hyper", "maml", "imaml", "universeg"],
+    verb.add_argument("--method", choices=TRAINED,
                       help="what to train; default: the config's, hyper if it names none")  # fmt: skip
     verb.add_argument("--config", type=Path, required=True, help="JSON file, see monai_hyper/configs/")
     verb.add_argument("--output", type=Path, help="folder for checkpoints and logs; default: the config's")
@@ -175,7 +189,7 @@ def info(verb: Parser) -> None:
     """Versions, device and weights."""
 
 
-VERBS = (segment, adapt, label, fetch, verify, evaluate, bench, demo, train, synth, convert, pack, info)
+VERBS = (segment, classify, adapt, label, fetch, verify, evaluate, bench, demo, train, synth, convert, pack, info)
 """Each adds its options to a parser; its docstring is its help."""
 
 
@@ -202,7 +216,7 @@ def show(result: object, as_json: bool) -> None:
         print(json.dumps(result, indent=1, default=str))
     elif result is None:
         return
-    elif isinstance(result, list) and result and "query" not in result[0]:
+    elif isinstance(result, list) and result and "volumes_ml" not in result[0]:
         print("  ".join(f"{key:>16}" for key in result[0]))
         for row in result:
             print("  ".join(f"{v:16.3f}" if isinstance(v, float) else f"{str(v):>16}" for v in row.values()))

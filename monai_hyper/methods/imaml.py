@@ -12,6 +12,7 @@ from monai_hyper.methods.maml import BinaryUNet, support_loss
 from monai_hyper.methods.meta import (
     BACKGROUND,
     Examples,
+    Loss,
     Network,
     binary_loss,
     examples_of,
@@ -56,6 +57,69 @@ def implicit_gradient(
     return solution if bool(solution.any()) else gradient
 
 
+@torch.enable_grad()
+def proximal_descent(
+    network: nn.Module,
+    initial: Weights,
+    examples: Sequence[Examples],
+    steps: int,
+    rate: float,
+    strength: float,
+    loss: Loss = binary_loss,
+) -> Weights:
+    """Minimise the loss on examples plus ``strength / 2`` times the squared distance to the initial weights, by
+    gradient descent from these.
+
+    Args:
+        initial: one tensor for every parameter of the network.
+        examples: in batches; the steps take turns.
+        rate: learning rate.
+
+    Returns:
+        the weights, without gradients.
+    """
+    start = {name: w.detach() for name, w in initial.items()}
+    weights = start
+    for step in range(steps):
+        tracked = {name: w.detach().requires_grad_() for name, w in weights.items()}
+        value = support_loss(network, tracked, examples[step % len(examples)], loss)
+        gradients = torch.autograd.grad(value, list(tracked.values()))
+        weights = {
+            name: w - rate * (g + strength * (w - start[name])) for (name, w), g in zip(weights.items(), gradients)
+        }
+    return weights
+
+
+def with_implicit_gradient(
+    network: nn.Module,
+    initial: Weights,
+    weights: Weights,
+    outer: Tensor,
+    examples: Examples,
+    strength: float,
+    steps: int,
+    loss: Loss = binary_loss,
+) -> Tensor:
+    """The value of an outer loss with the implicit gradient by the initial weights; not to be differentiated twice.
+
+    Args:
+        initial: tracked by autograd.
+        weights: of :func:`proximal_descent`, to be tracked by autograd; outer: a loss of these.
+        examples: one batch, over which the Hessian is taken, since it needs much memory.
+        strength, steps: see :func:`implicit_gradient`.
+    """
+    values = list(weights.values())
+    gradient = _flat(torch.autograd.grad(outer, values))
+    slope = _flat(torch.autograd.grad(support_loss(network, weights, examples, loss), values, create_graph=True))
+
+    def hessian_product(vector: Tensor) -> Tensor:
+        return _flat(torch.autograd.grad(slope, values, vector, retain_graph=True))
+
+    gradient = implicit_gradient(gradient, hessian_product, strength, steps)
+    start = _flat(list(initial.values()))
+    return outer.detach() + (start - start.detach()) @ gradient
+
+
 class IMamlLearner(nn.Module):
     """Weights that serve as centre of a regularised fit to the support.
 
@@ -92,41 +156,21 @@ class IMamlLearner(nn.Module):
         self.strength, self.solver_steps = strength, solver_steps
         self.body = BinaryUNet(channels, thin)
 
-    @torch.enable_grad()
     def solve(self, examples: Sequence[Examples], steps: int) -> Weights:
         """Minimise the loss on examples plus the proximal term, from the initial weights."""
-        start = {name: p.detach() for name, p in self.body.named_parameters()}
-        weights = start
-        for step in range(steps):
-            tracked = {name: w.detach().requires_grad_() for name, w in weights.items()}
-            loss = support_loss(self.body, tracked, examples[step % len(examples)])
-            gradients = torch.autograd.grad(loss, list(tracked.values()))
-            weights = {
-                name: w - self.inner_rate * (g + self.strength * (w - start[name]))
-                for (name, w), g in zip(weights.items(), gradients)
-            }
-        return weights
+        initial = dict(self.body.named_parameters())
+        return proximal_descent(self.body, initial, examples, steps, self.inner_rate, self.strength)
 
     def episode_loss(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """The loss on the queries of one class after adaptation, and their logits ``(Q, 2, D, H, W)``.
-
-        The loss has the implicit gradient; it is not to be differentiated twice. The Hessian, which needs much memory,
-        is taken over the first batch of the examples.
-        """
+        """The loss on the queries of one class after adaptation, with its implicit gradient, and their logits
+        ``(Q, 2, D, H, W)``."""
         examples = examples_of(episode.support, 0)
         weights = {n: w.requires_grad_() for n, w in self.solve(examples, self.inner_steps).items()}
         logits = bind(self.body, weights)(episode.images)
-        loss = binary_loss(logits, (episode.labels > 0).float())
-        values = list(weights.values())
-        outer = _flat(torch.autograd.grad(loss, values))
-        slope = _flat(torch.autograd.grad(support_loss(self.body, weights, examples[0]), values, create_graph=True))
-
-        def hessian_product(vector: Tensor) -> Tensor:
-            return _flat(torch.autograd.grad(slope, values, vector, retain_graph=True))
-
-        gradient = implicit_gradient(outer, hessian_product, self.strength, self.solver_steps)
-        initial = _flat(list(self.body.parameters()))
-        return loss.detach() + (initial - initial.detach()) @ gradient, F.pad(logits.detach(), BACKGROUND)
+        outer = binary_loss(logits, (episode.labels > 0).float())
+        initial = dict(self.body.named_parameters())
+        loss = with_implicit_gradient(self.body, initial, weights, outer, examples[0], self.strength, self.solver_steps)
+        return loss, F.pad(logits.detach(), BACKGROUND)
 
     def network(self, examples: Sequence[Examples]) -> Network:
         """The binary network of a class after ``test_steps`` steps on its examples."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from monai_hyper.methods.meta import (
     BACKGROUND,
     Examples,
+    Loss,
     Network,
     binary_loss,
     examples_of,
@@ -45,10 +46,10 @@ class BinaryUNet(nn.Module):
         return sum(enlarge(head(features), factor, image.shape[2:]) for head, features, factor in scales)
 
 
-def support_loss(network: nn.Module, weights: Weights, examples: Examples) -> Tensor:
+def support_loss(network: nn.Module, weights: Weights, examples: Examples, loss: Loss = binary_loss) -> Tensor:
     """Loss of ``network`` with ``weights`` on examples of one size."""
-    images, masks = examples
-    return binary_loss(bind(network, weights)(images), masks)
+    images, wanted = examples
+    return loss(bind(network, weights)(images), wanted)
 
 
 def adapt(
@@ -58,6 +59,7 @@ def adapt(
     examples: Sequence[Examples],
     steps: int,
     second_order: bool = False,
+    loss: Loss = binary_loss,
 ) -> Weights:
     """Gradient descent on examples, differentiable with respect to ``weights`` and ``rates``.
 
@@ -66,13 +68,14 @@ def adapt(
         rates: learning rate of every weight, in the order of ``weights``.
         examples: in batches; the steps take turns, so that a step's cost is bounded whatever K is.
         second_order: whether derivatives pass through the gradients themselves; else these count as constants.
+        loss: of what the network says of images against what is wanted.
 
     Returns:
         the adapted weights.
     """
     for step in range(steps):
-        loss = support_loss(network, weights, examples[step % len(examples)])
-        gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=second_order)
+        value = support_loss(network, weights, examples[step % len(examples)], loss)
+        gradients = torch.autograd.grad(value, list(weights.values()), create_graph=second_order)
         weights = {n: w - rate * g for (n, w), rate, g in zip(weights.items(), rates, gradients)}
     return weights
 

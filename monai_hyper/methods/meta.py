@@ -25,7 +25,11 @@ WORKING_VOXELS = 64**3
 """Larger volumes are worked on at a coarser grid, nearer to the sizes of meta-training; their logits are enlarged."""
 
 Examples = tuple[Tensor, Tensor]
-"""Images and masks of one class of volumes of one size, ``(k, 1, D, H, W)`` each, both float."""
+"""Images and masks of one class of volumes of one size, ``(k, 1, D, H, W)`` each, both float; to classify, images and
+the numbers of their classes, ``(k,)``."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of logits against what is wanted."""
 
 TOGETHER = 2
 """At most so many volumes are in one batch of examples."""

@@ -15,24 +15,27 @@ from monai_hyper.data.text import TEXT_DIM
 from monai_hyper.networks.class_head import ClassHead
 from monai_hyper.networks.classifier import Classifier, ClassifierBody
 from monai_hyper.networks.context import ContextEncoder
-from monai_hyper.networks.functional import bind
+from monai_hyper.networks.functional import bind, pad_high
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.mixing import shared
 from monai_hyper.types import Weights
 
-GLANCE = 32
-"""The encoder sees images of about so many voxels along their longest side."""
+GLANCE, LEAST = 32, 24
+"""The encoder sees images of about so many voxels along their longest side, and of at least so many along each."""
 
 
 def coarser(images: Tensor) -> Tensor:
-    """Images ``(B, 1, D, H, W)`` averaged to about ``GLANCE`` voxels along their longest side.
+    """Images ``(B, 1, D, H, W)`` averaged to about ``GLANCE`` voxels along their longest side; shorter sides than
+    ``LEAST``, but for slices, are padded.
 
     Example:
         >>> coarser(torch.zeros(2, 1, 64, 50, 1)).shape
         torch.Size([2, 1, 32, 25, 1])
     """
     factor = round(max(images.shape[2:]) / GLANCE)
-    return F.adaptive_avg_pool3d(images, [-(-side // factor) for side in images.shape[2:]]) if factor > 1 else images
+    if factor > 1:
+        images = F.adaptive_avg_pool3d(images, [-(-side // factor) for side in images.shape[2:]])
+    return pad_high(images, [max(0, LEAST - side) if side > 1 else 0 for side in images.shape[2:]])
 
 
 class ConditionedClassifier:

@@ -74,7 +74,7 @@ class ContextEncoder(nn.Module):
 
     Args:
         embedding_dim: length ``E`` of a token.
-        prior_channels: channels of the spatial prior; None: there is no prior.
+        prior_channels: channels of the spatial prior; None: nothing is marked in the volumes, and there is no prior.
         channels: width at 1/2, 1/4, 1/8 and 1/16 of the grid.
         smallest: shorter sides are padded by repetition.
     """
@@ -97,7 +97,8 @@ class ContextEncoder(nn.Module):
             self.lateral = nn.ModuleList([nn.Conv3d(b, b, 1), nn.Conv3d(c, b, 1), nn.Conv3d(d, b, 1)])
             self.to_prior = nn.Sequential(ConvBlock(b, b), nn.Conv3d(b, prior_channels, 1))
         self.embed = nn.ModuleList(nn.Linear(2 * width, embedding_dim) for width in (1, a, b, c, d))
-        self.embed_geometry = nn.Linear(GEOMETRY, embedding_dim)
+        if prior_channels is not None:
+            self.embed_geometry = nn.Linear(GEOMETRY, embedding_dim)
         self.place = nn.Parameter(0.02 * torch.randn(len(self.embed) * REGIONS + 1, embedding_dim))
         self.mix = nn.Sequential(
             nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, embedding_dim), nn.GELU(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_hyper.networks.classification import HyperClassifier
 from monai_hyper.synthesis.batch import ClassBatch
@@ -49,3 +51,14 @@ def class_loss(model: HyperClassifier, batch: ClassBatch) -> tuple[Tensor, Tenso
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of images that are classified rightly, of every task: logits ``(T, Q, N)``, labels ``(T, Q)``."""
     return (logits.argmax(-1) == labels).float().mean(1)
+
+
+def class_objective(model: nn.Module, batch: ClassBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """See :func:`monai_hyper.training.loss.objective`; a :class:`HyperClassifier` takes all tasks at once, a baseline
+    one after another, and images alone."""
+    if isinstance(model, HyperClassifier):
+        yield class_loss(model, batch)
+        return
+    for task in range(len(batch.kinds)):
+        loss, logits = model.task_loss(batch, task)
+        yield loss / len(batch.kinds), accuracy(logits[None], batch.queries(task)[1][None])

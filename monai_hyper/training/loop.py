@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,12 +14,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from monai_hyper.data.tensors import load_parameters, load_tensors, save_tensors
+from monai_hyper.methods.classify.learners import CLASS_LEARNERS
 from monai_hyper.methods.imaml import IMamlLearner
 from monai_hyper.methods.maml import MamlLearner
 from monai_hyper.methods.universeg import UniverSegLearner
+from monai_hyper.networks.classification import HyperClassifier
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.released import RELEASED
-from monai_hyper.synthesis.batch import TaskBatch
+from monai_hyper.synthesis.batch import ClassBatch, TaskBatch
+from monai_hyper.synthesis.class_tasks import ClassTaskEngine, ClassTaskSettings
 from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.checkpoint import load_training, save_training
@@ -26,10 +30,21 @@ from monai_hyper.training.inferer import Infer, TaskInferer
 from monai_hyper.types import InputError
 from monai_hyper.workers import Worker, average_gradients, joined, mean_over_workers
 
+
+class Engine(Protocol):
+    """What draws tasks."""
+
+    def batch(self, index: int) -> TaskBatch | ClassBatch:
+        """Tasks of step number ``index``."""
+        ...
+
+
 STATE, WEIGHTS = "training.safetensors", "weights.safetensors"
 
+CLASSIFIERS = {"hyper-classifier": HyperClassifier, **CLASS_LEARNERS}
 METHODS = {"hyper": HyperModel} | {kind.method: kind for kind in (MamlLearner, IMamlLearner, UniverSegLearner)}
-"""What can be meta-trained, by name."""
+METHODS |= CLASSIFIERS
+"""What can be meta-trained, by name; and which of it classifies."""
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -149,8 +164,10 @@ def rate_factor(step: int, config: TrainConfig, last: int | None = None) -> floa
     return max(0.0, min(1.0, (step + 1) / config.warm_up, (last - step) / max(1, config.decay)))
 
 
-def engine_of(config: TrainConfig, sources: Sources, device: str) -> TaskEngine:
+def engine_of(config: TrainConfig, sources: Sources, device: str) -> Engine:
     """What draws the tasks of a run."""
+    if config.method in CLASSIFIERS:
+        return ClassTaskEngine(sources, ClassTaskSettings(tasks=config.tasks), config.seed, device)
     return TaskEngine(sources, TaskSettings(config.voxels, config.budget, tasks=config.tasks), config.seed, device)
 
 
@@ -193,10 +210,11 @@ class MetaTraining:
     """
 
     def __init__(
-        self, config: TrainConfig, model: nn.Module, engine: TaskEngine, worker: Worker, infer: Infer | None = None
+        self, config: TrainConfig, model: nn.Module, engine: Engine, worker: Worker, infer: Infer | None = None
     ) -> None:
         config.output.mkdir(parents=True, exist_ok=True)
         self.config, self.engine, self.worker = config, engine, worker
+        self.measure = "accuracy" if config.method in CLASSIFIERS else "dice"
         self.infer = infer or TaskInferer(config.precision, config.polish_steps)
         self.model = model.to(worker.device, memory_format=torch.channels_last_3d).train()  # for faster convolutions
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
@@ -206,35 +224,35 @@ class MetaTraining:
             facts = load_training(config.output / STATE, self.model, self.average, self.optimiser)
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.begun = time.perf_counter() - self.seconds
-        self.log = Log(config, self.step) if worker.leads else None
+        self.log = Log(config, self.step, self.measure) if worker.leads else None
 
     @property
     def last(self) -> int:
         """The number of steps to end after."""
         return last_step(self.step, self.seconds, self.config)
 
-    def __iter__(self) -> Iterator[TaskBatch]:
+    def __iter__(self) -> Iterator[TaskBatch | ClassBatch]:
         """The batches of the steps that are left, each for :meth:`learn`."""
         while self.step < self.last:
             yield self.engine.batch(self.step * self.worker.world + self.worker.rank)
 
-    def learn(self, batch: TaskBatch) -> dict[str, float]:
-        """One step; returns the loss and the mean Dice of its tasks, over all processes."""
+    def learn(self, batch: TaskBatch | ClassBatch) -> dict[str, float]:
+        """One step; returns the loss and the mean Dice or accuracy of its tasks, over all processes."""
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * rate_factor(self.step, self.config, self.last)
-        loss, dice = train_step(self.model, self.optimiser, batch, self.step, self.config, self.infer)
+        loss, scores = train_step(self.model, self.optimiser, batch, self.step, self.config, self.infer)
         self.average.update_parameters(self.model)
         # all processes must agree on what is shown and on when to end
-        found = [loss, sum(dice) / len(dice), time.perf_counter() - self.begun]
+        found = [loss, sum(scores) / len(scores), time.perf_counter() - self.begun]
         shared = torch.tensor(found, device=self.worker.device).double()
         mean_over_workers([shared])
-        loss, mean_dice, self.seconds = shared.tolist()
+        loss, score, self.seconds = shared.tolist()
         self.step += 1
         if self.log is not None:
-            self.log.add(self.step, loss, mean_dice, list(zip(batch.kinds, dice)))
+            self.log.add(self.step, {self.measure: score, "loss": loss}, list(zip(batch.kinds, scores)))
             if self.step % self.config.every == 0 or self.step >= self.last:
                 self.save(self.log.means)
-        return {"loss": loss, "dice": mean_dice}
+        return {"loss": loss, self.measure: score}
 
     def save(self, means: dict[str, float]) -> None:
         """Write the state to go on from, and the averaged weights with what is needed to use them."""
@@ -260,27 +278,29 @@ class MetaTraining:
 
 
 class Log:
-    """Losses and Dice of a run, on the terminal and for TensorBoard.
+    """Losses and scores of a run, on the terminal and for TensorBoard.
+
+    Args:
+        measure: what the scores are.
 
     Attributes:
-        means: moving means of loss and Dice.
+        means: moving means of loss and score.
     """
 
-    def __init__(self, config: TrainConfig, step: int) -> None:
+    def __init__(self, config: TrainConfig, step: int, measure: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer, self.means = SummaryWriter(str(config.output)), {}
+        self.writer, self.means, self.measure = SummaryWriter(str(config.output)), {}, measure
         self.bar = tqdm(initial=step, total=config.steps, unit="step", mininterval=5)
 
-    def add(self, step: int, loss: float, dice: float, tasks: list[tuple[str, float]]) -> None:
-        """Show what step number ``step`` brought; tasks: family and Dice."""
-        new = {"dice": dice, "loss": loss}
-        self.means = {name: 0.99 * self.means.get(name, value) + 0.01 * value for name, value in new.items()}
+    def add(self, step: int, found: dict[str, float], tasks: list[tuple[str, float]]) -> None:
+        """Show what step number ``step`` brought: the mean score and the loss; tasks: family and score."""
+        self.means = {name: 0.99 * self.means.get(name, value) + 0.01 * value for name, value in found.items()}
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in self.means.items()}, refresh=False)
         self.bar.update()
-        self.writer.add_scalar("loss", loss, step - 1)
+        self.writer.add_scalar("loss", found["loss"], step - 1)
         for kind, value in tasks:
-            self.writer.add_scalar(f"dice/{kind}", value, step - 1)
+            self.writer.add_scalar(f"{self.measure}/{kind}", value, step - 1)
 
     def close(self) -> None:
         """End it."""
@@ -289,22 +309,27 @@ class Log:
 
 
 def train_step(
-    model: nn.Module, optimiser, batch: TaskBatch, step: int, config: TrainConfig, infer: Infer | None = None
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: TaskBatch | ClassBatch,
+    step: int,
+    config: TrainConfig,
+    infer: Infer | None = None,
 ) -> tuple[float, list[float]]:
-    """One update at the optimiser's rates; returns the loss and the Dice of every task.
+    """One update at the optimiser's rates; returns the loss and the score of every task.
 
     Args:
         infer: see :class:`MetaTraining`.
     """
     torch.manual_seed(config.seed * 1_000_003 + step)
     optimiser.zero_grad(set_to_none=True)
-    losses, dices = [], []
-    for loss, dice in (infer or TaskInferer(config.precision, config.polish_steps))(batch, model):
+    losses, scores = [], []
+    for loss, score in (infer or TaskInferer(config.precision, config.polish_steps))(batch, model):
         loss.backward()
         losses.append(loss.detach())
-        dices.append(dice)
+        scores.append(score)
     average_gradients(model)
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if torch.isfinite(norm):  # one broken task must not end the run
         optimiser.step()
-    return float(torch.stack(losses).sum()), torch.cat(dices).tolist()
+    return float(torch.stack(losses).sum()), torch.cat(scores).tolist()

@@ -12,7 +12,8 @@ from monai_hyper.data.support import SupportSet
 from monai_hyper.networks.batched import segment_tasks
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.template import Template
-from monai_hyper.synthesis.batch import Episode, TaskBatch
+from monai_hyper.synthesis.batch import ClassBatch, Episode, TaskBatch
+from monai_hyper.training.class_loss import class_objective
 
 SELF_WEIGHT = 0.2
 """Weight of what the support volumes are told about themselves by the others."""
@@ -89,8 +90,11 @@ def one_class(episode: Episode) -> Episode:
     return Episode(binary, episode.images, (episode.labels == index + 1).long(), episode.kind)
 
 
-def objective(model: nn.Module, batch: TaskBatch, low: torch.autocast | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """What meta-training descends, in parts that are summed, and the Dice of the queries of every part's tasks.
+def objective(
+    model: nn.Module, batch: TaskBatch | ClassBatch, low: torch.autocast | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What meta-training descends, in parts that are summed, and the score of the queries of every part's tasks: Dice,
+    or of classifiers the share that is right.
 
     A :class:`HyperModel` takes all tasks at once; a :class:`monai_hyper.methods.meta.Learner` one after another, of
     each one class, in float32.
@@ -98,6 +102,9 @@ def objective(model: nn.Module, batch: TaskBatch, low: torch.autocast | None = N
     Args:
         low: see :func:`monai_hyper.networks.batched.segment_tasks`.
     """
+    if isinstance(batch, ClassBatch):
+        yield from class_objective(model, batch)
+        return
     if isinstance(model, HyperModel):
         loss, logits = batch_loss(model, batch, low)
         yield loss, task_dice(logits, batch.labels[:, batch.shots :])

@@ -69,6 +69,22 @@ def harmonise_mr(x: Tensor) -> Tensor:
     return scored.reshape(x.shape)
 
 
+def harmonise_picture(x: Tensor) -> Tensor:
+    """Map every image from its least to its greatest value to -1.7 .. 1.7; one that is the same everywhere is 0.
+
+    For images whose background is the most of them, such as drawings and masks, where percentiles say nothing.
+
+    Args:
+        x: intensities, ``(..., 1, D, H, W)``.
+
+    Example:
+        >>> harmonise_picture(torch.tensor([0.0, 0.0, 255.0]).view(1, 1, 3, 1, 1)).flatten()
+        tensor([-1.7000, -1.7000,  1.7000])
+    """
+    low, high = x.amin((-3, -2, -1), True), x.amax((-3, -2, -1), True)
+    return torch.where(high > low, (2 * (x - low) / (high - low).clamp(min=1e-6) - 1) * HALF_WIDTH, 0.0)
+
+
 class HarmoniseIntensity(Transform):
     """Map the intensities of a volume to the common scale of its modality.
 
