@@ -113,6 +113,7 @@ class Altered(HyperModel):
         super().__init__(model.body, length(model))
         self.encoder, self.hypernetwork, self.head = model.encoder, model.hypernetwork, model.head
         self.scale, self.polish = model.scale, model.polish
+        self.listen, self.speaker = model.listen, model.speaker
 
 
 # Spatial prior and mean masks

@@ -83,7 +83,7 @@ def test_every_variant_of_the_released_model_segments_otherwise(name, held, monk
     monkeypatch.setattr(readout, "SIZES", (readout.EQUAL,))  # what the learned calibration, a part of it, belongs to
     plain, changed = moved(small()), CHANGES[name](moved(small()))
     for name in plain.younger:
-        kept, own = getattr(changed, name), getattr(plain, name)
+        kept, own = changed.get_parameter(name), plain.get_parameter(name)
         assert own.any() and torch.equal(kept, own), "what it learned may not be lost"
     plain, found = logits_of(plain, held), logits_of(changed, held)
     assert found.shape == (1, 2, 16, 16, 16) and bool(torch.isfinite(found).all())

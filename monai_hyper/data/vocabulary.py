@@ -111,6 +111,46 @@ def side_of(text: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+LOUDNESS = 0.5
+"""What a side adds to a vector of length 1."""
+
+
+@lru_cache(maxsize=1)
+def _left_minus_right() -> Tensor:
+    """Direction from names of the right to the same names of the left, ``(384,)`` of length 1."""
+    places, pairs = _places(), []
+    for name, place in places.items():
+        other = places.get(re.sub(r"\bleft\b", "right", name))
+        if other is not None and other != place:
+            pairs.append(_embeddings()[place] - _embeddings()[other])
+    return functional.normalize(torch.stack(pairs).mean(0), dim=0)
+
+
+def description(text: str) -> Tensor:
+    """What networks are told of a class or a structure: the vector of a text, the side that it names made louder.
+
+    The encoder puts left and right of a structure nearer together than two names of it.
+
+    Returns:
+        ``(384,)`` float32 of length 1.
+
+    Raises:
+        InputError: see :func:`monai_hyper.data.text.encode`.
+
+    Example:
+        >>> left, right = description("left parotid gland"), description("right parotid gland")
+        >>> bool(left @ right < 0.7 < embedding_of("left parotid gland") @ embedding_of("right parotid gland"))
+        True
+    """
+    return louder(embedding_of(text), side_of(text))
+
+
+def louder(vector: Tensor, side: str | None) -> Tensor:
+    """A vector of length 1 with a side, see :func:`description`."""
+    sign = {"left": 1.0, "right": -1.0, None: 0.0}[side]
+    return functional.normalize(vector + sign * LOUDNESS * _left_minus_right(), dim=-1)
+
+
 def nearest(text: str, among: Sequence[str] | None = None) -> tuple[str, float]:
     """The name whose vector has the highest cosine similarity with that of a text, and that similarity.
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from monai_hyper.data.examples import LabelledExamples, list_examples, read_examples
 from monai_hyper.data.pictures import ARRAYS, PICTURES, to_grey
 from monai_hyper.data.support import SupportSet
-from monai_hyper.data.vocabulary import embedding_of
+from monai_hyper.data.text import TEXT_DIM
+from monai_hyper.data.vocabulary import description
 from monai_hyper.inference.pipeline import measure_modality
 from monai_hyper.transforms.grid import ResampleToGrid, task_grid
 from monai_hyper.transforms.intensity import harmonise_ct, harmonise_mr, harmonise_picture
@@ -209,7 +210,7 @@ def read_class_support(folder: str | Path | LabelledExamples) -> tuple[SupportSe
     found = folder if isinstance(folder, LabelledExamples) else list_examples(folder)
     pictures = read_examples(found)
     texts = tuple(found.texts.get(name, "") for name in found.classes)
-    vectors = torch.stack([embedding_of(text) if text else torch.zeros(384) for text in texts])
+    vectors = torch.stack([description(text) if text else torch.zeros(TEXT_DIM) for text in texts])
     if not pictures:
         plan = ClassPlan("MR", None, (LARGEST_SIDE,) * 3, None, found.classes, texts, 1)
         return SupportSet(torch.zeros(0, 1, *plan.grid), torch.zeros(0).long(), found.classes, texts=vectors), plan

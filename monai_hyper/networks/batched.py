@@ -11,7 +11,8 @@ from monai_hyper.networks.functional import enlarge, fit_field
 from monai_hyper.networks.mixing import shared
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel, leave_one_out, warped
 from monai_hyper.networks.plain import with_plain
-from monai_hyper.networks.unet import beside
+from monai_hyper.networks.unet import beside, prepare
+from monai_hyper.networks.words import told
 from monai_hyper.synthesis.batch import TaskBatch
 
 
@@ -42,6 +43,24 @@ def segment_tasks(model: HyperModel, batch: TaskBatch, low: torch.autocast | Non
     return logits[:, shots:], logits[:, :shots]
 
 
+def segment_told(model: HyperModel, batch: TaskBatch, low: torch.autocast | None = None) -> Tensor:
+    """Logits of the queries by the networks that the descriptions of their classes generate, see
+    :meth:`HyperModel.from_words`, ``(T, Q, N, D, H, W)``."""
+    low = torch.autocast(batch.images.device.type, enabled=False) if low is None else low
+    images = batch.images[:, batch.shots :]
+    count, size = images.shape[:2], list(images.shape[3:])
+    prior, heads, biases = model.speaker(batch.texts)
+    nothing = torch.zeros_like(prior[:1, :1]).expand(-1, batch.classes, -1, -1, -1)
+    each = [prepare(seen, nothing[:, :1], own[None], nothing, False) for seen, own in zip(images, prior)]
+    inputs = torch.cat(each)[:, : PRIOR_CHANNELS + 2]
+    with shared(model.body, model.hypernetwork.changes(model.context_of_words(batch.texts))) as body, low:
+        features = body(inputs)
+    features = [f.unflatten(0, count) for f in with_plain([f.float() for f in features], inputs)]
+    heads = [head[:, None].expand(-1, count[1], -1, -1) for head in heads]
+    biases = biases[:, None].expand(-1, count[1], -1)
+    return read_out(features, model.body.factors, heads, biases, size)
+
+
 def read_tasks(model: HyperModel, batch: TaskBatch, masks: Tensor, low: torch.autocast) -> tuple[Tensor, Tensor]:
     """Tokens of every task and priors of every support volume.
 
@@ -57,7 +76,8 @@ def read_tasks(model: HyperModel, batch: TaskBatch, masks: Tensor, low: torch.au
         priors = encoder.prior(maps)
     tokens = encoder.tokens(maps, masks.flatten(0, 1)).unflatten(0, count)
     annotated = torch.ones(masks.shape[1:3], dtype=torch.bool, device=masks.device)
-    context = encoder.aggregate(tokens, annotated, model.scale[int(batch.local)])
+    heard = model.listen(told(batch.texts))[:, None]
+    context = encoder.aggregate(tokens, annotated, model.scale[int(batch.local)] + heard)
     return context, priors.float().unflatten(0, count)
 
 

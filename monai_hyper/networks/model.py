@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.data.support import SupportSet, shots_by_size
+from monai_hyper.data.text import TEXT_DIM
 from monai_hyper.networks.context import ContextEncoder
 from monai_hyper.networks.functional import bind, enlarge
 from monai_hyper.networks.generator import generator_for
@@ -21,6 +22,7 @@ from monai_hyper.networks.readout import Logits, ReadOut, Seen, own_dice
 from monai_hyper.networks.template import Template, make_template
 from monai_hyper.networks.unet import UNetBody
 from monai_hyper.networks.windows import find_windows
+from monai_hyper.networks.words import Speaker, told
 from monai_hyper.synthesis.geometry import warped_copy
 
 PRIOR_CHANNELS = 8
@@ -107,9 +109,6 @@ class HyperModel(nn.Module):
         torch.Size([1, 2, 32, 40, 36])
     """
 
-    younger = ("scale", "polish")
-    """Parameters that older files of weights lack; they are zero there."""
-
     def __init__(self, body: nn.Module | None = None, embedding_dim: int = 192) -> None:
         super().__init__()
         self.body = UNetBody(1 + PRIOR_CHANNELS + 1) if body is None else body
@@ -118,10 +117,20 @@ class HyperModel(nn.Module):
         self.head = RidgeHead(with_plain_widths(self.body.widths), embedding_dim)
         self.scale = nn.Parameter(torch.zeros(2, embedding_dim))  # of whole volumes, of windows
         self.polish = nn.Parameter(torch.zeros(len(reader_names(self.body))))  # log step sizes, see step_sizes
+        self.listen = nn.Linear(TEXT_DIM, embedding_dim, bias=False)
+        nn.init.zeros_(self.listen.weight)
+        self.speaker = Speaker(PRIOR_CHANNELS, with_plain_widths(self.body.widths))
+
+    @property
+    def younger(self) -> list[str]:
+        """Parameters that older files of weights lack; they are zero there."""
+        parts = ("scale", "polish", "listen.", "speaker.")
+        return [name for name, _ in self.named_parameters() if name.startswith(parts)]
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
+        own = dict(self.named_parameters())
         for name in self.younger:
-            state.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
+            state.setdefault(prefix + name, torch.zeros_like(own[name]))
         super()._load_from_state_dict(state, prefix, *rest)
 
     def forward(self, query: Tensor, support: SupportSet) -> Tensor:
@@ -140,8 +149,11 @@ class HyperModel(nn.Module):
         Up to three are generated: for windows around the foreground, see :class:`Cascade`; for whole volumes; and for
         whole volumes that are not aligned, which serves what is never at the same place, unless the volumes look alike
         once they are aligned. The one by which they segment each other best is taken. A lone volume has nobody to ask:
-        its network has all and asks itself for every query.
+        its network has all and asks itself for every query. Without any volume the descriptions of the classes make
+        one for whole volumes.
         """
+        if support.shots == 0:
+            return self.from_words(support)
         factor = working_factor(support)
         coarse = support.coarser(factor)
         template = make_template(coarse)
@@ -203,6 +215,25 @@ class HyperModel(nn.Module):
             for shots, logits, shape in by_size(fitted.own_logits(counts), shapes)
         ]
 
+    def from_words(self, support: SupportSet) -> ConditionedNetwork:
+        """Generate a network from the descriptions of the classes alone, for whole volumes of about
+        ``WORKING_VOXELS``, which are neither aligned nor reduced.
+
+        Args:
+            support: without volumes.
+        """
+        texts = support.texts.to(self.scale.device)
+        body = self.hypernetwork(self.context_of_words(texts[None])[0], dict(self.body.named_parameters()))
+        prior, heads, bias = self.speaker(texts)
+        nothing = prior.new_zeros(1, len(texts), *prior.shape[1:])
+        fields = {"template": nothing[:, :1], "prior": prior[None], "masks": nothing}
+        heads = [*heads, nothing.new_zeros(len(texts), len(texts))]
+        return assemble(self.body, support.classes, fields, body, heads, bias, aligned=False)
+
+    def context_of_words(self, texts: Tensor) -> Tensor:
+        """Tokens of tasks that nothing is known of but descriptions ``(T, n, 384)``, ``(T, 1, E)``."""
+        return self.scale[0] + self.listen(told(texts))[:, None]
+
     def unconditioned(self, images: Tensor) -> list[Tensor]:
         """What the body's own weights see in images ``(B, 1, D, H, W)``: its features, prior and masks being empty, and
         zero for the plain ones."""
@@ -232,7 +263,8 @@ class HyperModel(nn.Module):
             self._from_others(support, template, shot, other_priors, other_masks, known[shot], generator)
             for shot in range(support.shots)
         ]
-        context = self.encoder.aggregate(tokens, annotated, self.scale[int(local)])
+        heard = self.listen(told(support.texts.to(tokens)))
+        context = self.encoder.aggregate(tokens, annotated, self.scale[int(local)] + heard)
         return Reading(template, context, prior, mean, others, (fractions * annotated).sum(0) / annotated.sum(0))
 
     def _from_others(self, support, template, shot, priors, masks, known, generator) -> Tensor:

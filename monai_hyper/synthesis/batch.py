@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from monai_hyper.data.support import SupportSet
+from monai_hyper.data.text import TEXT_DIM
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class TaskBatch:
         shots: ``K``; classes: number ``n`` of foreground classes.
         local: whether the volumes are windows around the foreground rather than whole fields of view.
         kinds: name of the family of every task.
+        texts: what describes the classes, zero where nothing does, ``(T, n, 384)``; default: nothing does.
     """
 
     images: Tensor
@@ -44,12 +47,18 @@ class TaskBatch:
     classes: int
     local: bool
     kinds: tuple[str, ...]
+    texts: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.texts is None:
+            nothing = torch.zeros(len(self.kinds), self.classes, TEXT_DIM, device=self.images.device)
+            object.__setattr__(self, "texts", nothing)
 
     def episode(self, task: int) -> Episode:
         """One of the tasks by itself."""
         images, labels, shots = self.images[task], self.labels[task], self.shots
         names = tuple(f"class_{c + 1}" for c in range(self.classes))
-        support = SupportSet(images[:shots], labels[:shots], names)
+        support = SupportSet(images[:shots], labels[:shots], names, texts=self.texts[task])
         return Episode(support, images[shots:], labels[shots:], self.kinds[task])
 
 

@@ -23,6 +23,7 @@ from monai_hyper.synthesis.plans import (
 )  # fmt: skip
 from monai_hyper.synthesis.scenes import class_labels, layered, scene, with_walls
 from monai_hyper.synthesis.sources import Sources
+from monai_hyper.synthesis.words import descriptions_of
 
 TRIES = 12
 """Draws of one family before another is chosen, so that a family whose draws often fail is not lost."""
@@ -120,9 +121,12 @@ class TaskEngine:
         shape = (tasks, layout.cases, *images.shape[1:])
         offsets = torch.from_numpy(np.stack([frame.offsets for frame in frames])).float().to(images.device)
         kinds = tuple(plan.family for plan in plans)
+        words = np.random.default_rng([self.seed, index, 1 + tasks])
+        texts = descriptions_of(plans, layout.classes, words).to(images.device)
         return TaskBatch(
-            images.view(shape), labels.view(shape).long(), offsets, layout.shots, layout.classes, layout.local, kinds
-        )
+            images.view(shape), labels.view(shape).long(), offsets, layout.shots, layout.classes, layout.local, kinds,
+            texts,
+        )  # fmt: skip
 
     def _layout(self, rng: np.random.Generator) -> tuple[Layout, str]:
         """What the tasks share, and the family of the first of them."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from monai.losses import DiceFocalLoss
 from torch import Tensor, nn
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.batched import segment_tasks
+from monai_hyper.networks.batched import segment_tasks, segment_told
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.template import Template
 from monai_hyper.synthesis.batch import ClassBatch, Episode, TaskBatch
@@ -40,8 +41,26 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return _loss(together(logits), together(labels))
 
 
+WORDS, BOTH = 0.25, 0.5
+"""How often a batch is of descriptions alone where every class has one, and of volumes with descriptions."""
+
+
+def heard_of(batch: TaskBatch) -> str:
+    """What a network is generated from, drawn by chance: "volumes", "words" or "both"."""
+    described = batch.texts.abs().sum(-1) > 0
+    if not bool(described.any()):
+        return "volumes"
+    chance = float(torch.rand(()))
+    if chance < WORDS and bool(described.all()):
+        return "words"
+    return "both" if chance > 1 - BOTH else "volumes"
+
+
 def batch_loss(model: HyperModel, batch: TaskBatch, low: torch.autocast | None = None) -> tuple[Tensor, Tensor]:
     """Dice and focal loss on the queries, plus the leave-one-out loss on the support: the mean over the tasks.
+
+    Descriptions are withheld from half of the batches that have any; in some of those that describe every class they
+    are all there is.
 
     Args:
         low: see :func:`monai_hyper.networks.batched.segment_tasks`.
@@ -49,7 +68,11 @@ def batch_loss(model: HyperModel, batch: TaskBatch, low: torch.autocast | None =
     Returns:
         the loss, and the queries' logits ``(T, Q, N, D, H, W)``.
     """
-    logits, own = segment_tasks(model, batch, low)
+    heard = heard_of(batch)
+    if heard == "words":
+        logits = segment_told(model, batch, low)
+        return segmentation_loss(logits, batch.labels[:, batch.shots :]), logits
+    logits, own = segment_tasks(model, batch if heard == "both" else replace(batch, texts=None), low)
     asked, shown = batch.labels[:, batch.shots :], batch.labels[:, : batch.shots]
     return segmentation_loss(logits, asked) + SELF_WEIGHT * segmentation_loss(own, shown), logits
 
