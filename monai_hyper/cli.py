@@ -32,6 +32,8 @@ def common(verb: Parser, *options: str) -> None:
     """Options that several verbs have, by their names."""
     known = {
         "--support": {"type": Path, "required": True, "help": "folder with images/ and labels/, 1 to 16 volumes"},
+        "--text": {"nargs": "+", "metavar": "TEXT", "help": "what describes the class, such as 'left parotid gland on "
+                   "CT'; of several CLASS=TEXT"},
         "--absent-means": {"choices": ["unannotated", "absent"], "default": "unannotated",
                            "help": "what it says that a class does not occur in a support volume"},
         "--polish-seconds": {"type": float, "help": "gradient steps on the support set; 0: none; "
@@ -51,9 +53,10 @@ def common(verb: Parser, *options: str) -> None:
 
 
 def segment(verb: Parser) -> None:
-    """Segment volumes after the example of a folder of annotated ones."""
+    """Segment volumes after the example of a folder of annotated ones, after descriptions, or both."""
     verb.add_argument("--query", type=Path, required=True, help="volume, or folder of volumes")
-    common(verb, "--support", "--absent-means", "--polish-seconds", "--output", "--keep-identifiers")
+    verb.add_argument("--support", type=Path, help="folder with images/ and labels/, 1 to 16 volumes; or --text")
+    common(verb, "--text", "--absent-means", "--polish-seconds", "--output", "--keep-identifiers")
     common(verb, "--classes", "--weights", "--device", "--overwrite")
     verb.add_argument("--format", choices=["nifti", "dicom-seg", "rtstruct"], default="nifti",
                       help="of label maps; DICOM for scans in DICOM only")  # fmt: skip
@@ -72,7 +75,7 @@ def classify(verb: Parser) -> None:
 
 def adapt(verb: Parser) -> None:
     """Write the network of a folder of annotated volumes as a MONAI bundle that runs without this package."""
-    common(verb, "--support", "--absent-means", "--polish-seconds", "--classes", "--weights", "--device")
+    common(verb, "--support", "--text", "--absent-means", "--polish-seconds", "--classes", "--weights", "--device")
     verb.add_argument("--output", type=Path, required=True, help="folder of the bundle, which must not exist")
     verb.add_argument("--name", help="of the bundle, for people; default: what it segments")
     verb.add_argument("--polish", type=int, metavar="N", help="gradient steps on the support set")

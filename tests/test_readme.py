@@ -29,7 +29,8 @@ def commands(program: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory) -> Path:
-    """Folder of a reader who has followed the README: two examples with its dataset.json, and scans to segment."""
+    """Folder of a reader who has followed the README: two examples with its dataset.json, images of two classes, and
+    scans to segment."""
     folder = tmp_path_factory.mktemp("reader")
     data = write_phantom(folder / "data", "head_mr", cases=3)
     for index, name in enumerate(("case_01", "case_02")):
@@ -37,6 +38,13 @@ def reader(tmp_path_factory) -> Path:
             (folder / "examples" / part).mkdir(parents=True, exist_ok=True)
             shutil.copy(data / part / f"head_mr_{index:02d}.nii.gz", folder / "examples" / part / f"{name}.nii.gz")
     (folder / "examples" / "dataset.json").write_text(blocks("json")[0])
+    drawn = next(block for block in blocks("") if block.startswith("kinds/"))
+    for number, (name, files) in enumerate(re.findall(r"^  (\w+)/ +(.*)$", drawn, re.M)):
+        (folder / "kinds" / name).mkdir(parents=True)
+        for index, file in enumerate(files.split()):
+            image = nibabel.load(data / "images" / f"head_mr_{index:02d}.nii.gz")
+            changed = image.get_fdata() * (1, -1)[number]
+            nibabel.save(nibabel.Nifti1Image(changed, image.affine), folder / "kinds" / name / file)
     (folder / "scans").mkdir()
     for place in ("scan.nii.gz", "scans/first.nii.gz"):
         shutil.copy(data / "images" / "head_mr_02.nii.gz", folder / place)

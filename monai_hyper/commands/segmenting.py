@@ -23,6 +23,7 @@ from monai_hyper.export.overview import overview
 from monai_hyper.export.results import ENDINGS, Format, read_codes, refuse_format, save_result
 from monai_hyper.inference.pipeline import modality_warning, read_support
 from monai_hyper.inference.segmenter import Segmenter
+from monai_hyper.inference.words import described, plan_of_words, support_of_words
 from monai_hyper.networks.released import RELEASED
 from monai_hyper.transforms.classes import SelectClasses
 from monai_hyper.types import InputError
@@ -51,9 +52,10 @@ def find_queries(path: Path) -> list[Path]:
 
 
 def segment(
-    support: Path,
+    support: Path | None,
     query: Path,
     output: Path,
+    text: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     absent_means: AbsentMeans = "unannotated",
     weights: Path | None = None,
@@ -65,12 +67,14 @@ def segment(
     overwrite: bool = False,
     progress: Report = print,
 ) -> list[dict]:
-    """Segment volumes after the example of a folder of annotated ones.
+    """Segment volumes after the example of a folder of annotated ones, after descriptions of structures, or both.
 
     Writes for every query NAME a label map ``NAME.nii.gz`` or ``NAME.dcm``, an overview ``NAME.png`` and ``NAME.json``
     (volumes in ml, expected Dice, timings, preparation, versions). Nothing is written unless every query succeeds.
 
     Args:
+        support: folder of examples; None: the descriptions are all there is.
+        text: what describes the classes, see :mod:`monai_hyper.inference.words`.
         polish_seconds: of gradient steps on the support set after its network is generated; 0: none; default: 20 on a
             CPU, 3 on a GPU, none from four volumes on.
         format: "nifti"; or, for queries in DICOM, "dicom-seg" or "rtstruct"; codes: see
@@ -88,14 +92,16 @@ def segment(
     save = partial(save_result, kind=format, codes=read_codes(codes), keep_identifiers=keep_identifiers)
     for path in queries:
         read_header(path)
-    cases = list_cases(support)
-    segmenter = fitted(support, cases, classes, absent_means, weights, device, None, polish_seconds, progress)
+    if support is None:
+        shots, network_for = 0, told(text, weights, device, progress)
+    else:
+        cases = list_cases(support)
+        segmenter = fitted(support, cases, classes, absent_means, text, weights, device, None, polish_seconds, progress)
+        shots, network_for = len(cases), lambda image: segmenter
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=".segment-") as beside:
         folder = Path(beside)
-        reports = [
-            segment_one(segmenter, path, folder, ENDINGS[format], save, len(cases), progress) for path in queries
-        ]
+        reports = [segment_one(network_for, path, folder, ENDINGS[format], save, shots, progress) for path in queries]
         output.mkdir(exist_ok=True)
         for name in results:
             os.replace(Path(beside) / name, output / name)
@@ -107,6 +113,7 @@ def fitted(
     cases: Sequence[Case],
     classes: Sequence[str] | None,
     absent_means: AbsentMeans,
+    text: Sequence[str] | None,
     weights: Path | None,
     device: str,
     polish: int | None,
@@ -115,6 +122,7 @@ def fitted(
 ) -> Segmenter:
     """Generate the network of ``cases`` of a support set, polished as was asked for, and say how well it went."""
     support_set, plan = read_support(support, cases=cases, classes=classes, absent_means=absent_means)
+    support_set = described(support_set, text) if text else support_set
     seconds = polish_time(polish, polish_seconds, device, support_set.shots)
     segmenter = Segmenter(weights, device, seconds, polish or 0).fit(support_set, plan)
     progress(f"network for {', '.join(plan.classes)} from {support_set.shots} volumes: {segmenter.fit_seconds_:.2f} s")
@@ -123,15 +131,40 @@ def fitted(
     return segmenter
 
 
+def told(
+    text: Sequence[str] | None, weights: Path | None, device: str, progress: Report
+) -> Callable[[MetaTensor], Segmenter]:
+    """From an image to the network for it that descriptions alone generate.
+
+    Raises:
+        InputError: without any, and see :func:`support_of_words`.
+    """
+    if not text:
+        raise InputError("segment: found neither --support nor --text; expected examples, descriptions or both.")
+    segmenter = Segmenter(weights, device)
+    support, modality = support_of_words(text, segmenter.model)
+    progress(f"network for {', '.join(support.classes)} from words alone, without an example: look at every result")
+    return lambda image: segmenter.fit(support, plan_of_words(image, support.classes, modality))
+
+
 def segment_one(
-    segmenter: Segmenter, path: Path, folder: Path, ending: str, save: Callable, shots: int, progress: Report
+    network_for: Callable[[MetaTensor], Segmenter],
+    path: Path,
+    folder: Path,
+    ending: str,
+    save: Callable,
+    shots: int,
+    progress: Report,
 ) -> dict:
     """Segment one volume into ``folder``; returns what the JSON file says.
 
     Args:
-        ending: of the label map's file; save: see :func:`save_result`.
+        network_for: from an image as read to its network; ending: of the label map's file; save: see
+            :func:`save_result`.
     """
-    image, name, plan = read_image(path), volume_name(path), segmenter.plan_
+    image, name = read_image(path), volume_name(path)
+    segmenter = network_for(image)
+    plan = segmenter.plan_
     warning = modality_warning(image, plan)
     if warning:
         progress(f"warning: {name}: {warning}")
@@ -173,6 +206,7 @@ def adapt(
     name: str | None = None,
     classes: Sequence[str] | None = None,
     absent_means: AbsentMeans = "unannotated",
+    text: Sequence[str] | None = None,
     weights: Path | None = None,
     device: str = "cpu",
     polish: int | None = None,
@@ -186,6 +220,7 @@ def adapt(
         support: folder, or the volumes one by one, see :func:`read_support`.
         output: folder of the bundle, which must not exist.
         name: of the bundle, for people; default: what it segments.
+        text: what describes the classes, see :mod:`monai_hyper.inference.words`.
         polish: number of gradient steps; or polish_seconds: see :func:`segment`.
         onnx: whether to write the network as ONNX, too; default: if the extra is installed.
 
@@ -199,7 +234,7 @@ def adapt(
     check_polish(polish, polish_seconds)
     onnx = wants_onnx(onnx)
     cases = list_cases(support) if isinstance(support, Path) else cases_of(support)
-    segmenter = fitted(support, cases, classes, absent_means, weights, device, polish, polish_seconds, progress)
+    segmenter = fitted(support, cases, classes, absent_means, text, weights, device, polish, polish_seconds, progress)
     plan, seconds = segmenter.plan_, segmenter.polish_seconds
     how = {"steps": polish} if polish else {"seconds": seconds} if seconds else None
     origin = provenance(segmenter, cases, weights or RELEASED, how)
