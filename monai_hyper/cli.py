@@ -198,7 +198,7 @@ VERBS = (segment, classify, adapt, label, fetch, verify, evaluate, bench, demo, 
 
 def parser() -> Parser:
     """The command line's grammar."""
-    top = Parser(prog="monai-hyper", description="Few-shot segmentation by generated networks.")
+    top = Parser(prog="monai-hyper", description="Few-shot segmentation and classification by generated networks.")
     verbs = top.add_subparsers(dest="verb", required=True)
     for grammar in VERBS:
         text = grammar.__doc__[0].lower() + grammar.__doc__[1:].rstrip(".")

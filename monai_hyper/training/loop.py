@@ -20,7 +20,7 @@ from monai_hyper.methods.maml import MamlLearner
 from monai_hyper.methods.universeg import UniverSegLearner
 from monai_hyper.networks.classification import HyperClassifier
 from monai_hyper.networks.model import HyperModel
-from monai_hyper.networks.released import RELEASED
+from monai_hyper.networks.released import RELEASED, RELEASED_CLASSIFIER
 from monai_hyper.synthesis.batch import ClassBatch, TaskBatch
 from monai_hyper.synthesis.class_tasks import ClassTaskEngine, ClassTaskSettings
 from monai_hyper.synthesis.sources import Sources
@@ -125,7 +125,8 @@ def make_model(config: TrainConfig) -> nn.Module:
     except TypeError as error:
         raise InputError(f"arguments of '{config.method}' are {config.learner}: {error}.") from error
     if config.start is not None:
-        path = RELEASED if config.start == "released" else Path(config.start)
+        released = RELEASED_CLASSIFIER if config.method in CLASSIFIERS else RELEASED
+        path = released if config.start == "released" else Path(config.start)
         tensors = load_tensors(path)[0]
         load_parameters(model, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, path)
     return model

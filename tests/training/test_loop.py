@@ -226,7 +226,9 @@ def test_every_parameter_is_in_one_group_and_orthonormal_factors_do_not_decay():
 def test_the_configurations_that_ship_are_valid():
     for path in (ROOT / "monai_hyper" / "configs").glob("*.json"):
         config = TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
-        assert config.method == {"train": "hyper", "polish": "hyper"}.get(path.stem, path.stem)
+        assert config.method == {"train": "hyper", "polish": "hyper", "classifier": "hyper-classifier"}.get(
+            path.stem, path.stem
+        )
         assert config.steps > config.decay + config.warm_up
         make_model(config)
 
