@@ -33,9 +33,10 @@ IGNITE = "0.5.5"
 """Version of pytorch-ignite, which MONAI's evaluators want and this package does not."""
 
 SCRIPTS = (
-    "types", "data/coarse", "data/labels", "networks/functional", "networks/shift", "networks/alignment",
-    "networks/plain", "networks/unet", "networks/confidence", "networks/cascade", "networks/rebuild",
-    "transforms/decision", "transforms/grid", "transforms/intensity", "transforms/labels", "inference/windowed",
+    "types", "data/coarse", "data/labels", "networks/functional", "networks/convolution", "networks/shift",
+    "networks/alignment", "networks/plain", "networks/unet", "networks/confidence", "networks/cascade",
+    "networks/rebuild", "transforms/decision", "transforms/grid", "transforms/intensity", "transforms/labels",
+    "inference/windowed",
 )  # fmt: skip
 """Modules that a generated network and its transforms consist of; they import nothing else of the package."""
 
