@@ -11,7 +11,7 @@ from torch import Tensor
 from monai_hyper.networks import batched, head
 from monai_hyper.networks import model as unbatched
 from monai_hyper.networks.alignment import voxels, within
-from monai_hyper.networks.batched import segment_tasks
+from monai_hyper.networks.batched import segment_tasks, segment_told
 from monai_hyper.networks.frames import Frames
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.template import Template
@@ -57,7 +57,8 @@ def make_batch(tasks: int = 2, shots: int = 2, queries: int = 2, classes: int = 
         labels.append(torch.where(scene <= classes, scene, 0).long())
     offsets = (torch.rand(tasks, count, 3, generator=generator) - 0.5) * 8
     kinds = ("shapes",) * tasks
-    return TaskBatch(torch.stack(images), torch.stack(labels), offsets, shots, classes, local, kinds)
+    texts = torch.nn.functional.normalize(torch.randn(tasks, classes, 384, generator=generator), dim=-1)
+    return TaskBatch(torch.stack(images), torch.stack(labels), offsets, shots, classes, local, kinds, texts)
 
 
 def template_of(batch: TaskBatch, task: int) -> Template:
@@ -108,7 +109,8 @@ def test_the_gradient_equals_that_of_the_folded_networks(double, small):
         found = answer(small, batch)
         torch.manual_seed(0)
         sum((logits * torch.randn_like(logits)).mean() for logits in found).backward()
-        gradients.append({name: p.grad.clone() for name, p in small.named_parameters() if name != "polish"})
+        gradients.append({name: p.grad.clone() for name, p in small.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
     for name, expected in gradients[1].items():
         assert float((gradients[0][name] - expected).norm()) <= 1e-8 * float(expected.norm()), name
 
@@ -148,7 +150,9 @@ def test_whole_volumes_and_windows_are_told_apart_by_the_scale_token(small):
 
 
 def test_every_parameter_receives_a_gradient(small):
-    sum(logits.square().mean() for logits in segment_tasks(small, make_batch())).backward()
+    batch = make_batch()
+    found = [*segment_tasks(small, batch), segment_told(small, batch)]
+    sum(logits.square().mean() for logits in found).backward()
     without = [n for n, p in small.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     assert without == ["polish"], "which is learned by polishing"
 
