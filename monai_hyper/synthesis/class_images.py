@@ -41,7 +41,7 @@ class ImageTasks:
         settings: how they are drawn; seed: another seed, other tasks.
 
     Example:
-        >>> batch = ImageTasks(torch.rand(40, 1, 8, 8, 1), torch.arange(40) % 5).batch(0)
+        >>> batch = ImageTasks(torch.rand(50, 1, 8, 8, 1), torch.arange(50) % 5).batch(0)
         >>> batch.images.shape[1] == batch.examples + 25
         True
     """
