@@ -93,7 +93,10 @@ def average_gradients(model: nn.Module) -> None:
     if not dist.is_initialized():
         return
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    used = torch.tensor([parameter.grad is not None for parameter in learning], device=learning[0].device).double()
+    mean_over_workers([used])
+    learning = [parameter for parameter, share in zip(learning, used.tolist()) if share]  # none: no gradient alone, too
     for parameter in learning:
-        if parameter.grad is None:  # in another process it may have one
+        if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     mean_over_workers([parameter.grad for parameter in learning])
