@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from monai_hyper.data.text import TEXT_DIM
 
+BOUNDS = (2.0, 3.0), (-1.0, 4.0)
+"""Logarithms of scale and of penalty at first, and how far they may move from there."""
+
 
 class Solution(NamedTuple):
     """Linear layers of ``T`` tasks on directions of features, and what they say of the examples.
@@ -40,9 +43,10 @@ class ClassHead(nn.Module):
     def __init__(self, width: int, embedding_dim: int) -> None:
         super().__init__()
         self.centre = nn.Parameter(torch.zeros(width))  # of all images there are, counts as one example
+        self.calm = nn.LayerNorm(embedding_dim, elementwise_affine=False)
         self.calibrate = nn.Sequential(nn.Linear(embedding_dim + 2, 64), nn.GELU(), nn.Linear(64, 2))
         nn.init.zeros_(self.calibrate[-1].weight)
-        self.calibrate[-1].bias.data.copy_(torch.tensor([2.5, -1.0]))  # logarithms of scale and penalty
+        nn.init.zeros_(self.calibrate[-1].bias)
         self.speak = nn.Sequential(nn.Linear(TEXT_DIM, width), nn.GELU(), nn.Linear(width, width))
         self.log_trust = nn.Parameter(torch.zeros(()))  # what a description weighs against all images of a class
 
@@ -70,8 +74,9 @@ class ClassHead(nn.Module):
         """Of every task, ``(T,)`` each, by its tokens and how many examples its classes have, ``(T, N)``."""
         shots = number.mean(1).clamp(min=0.5).log()
         facts = torch.stack([shots, torch.full_like(shots, number.shape[1]).log()], 1)
-        log_scale, log_penalty = self.calibrate(torch.cat([context.mean(1), facts], 1)).unbind(1)
-        return log_scale.clamp(0, 6).exp(), log_penalty.clamp(-6, 4).exp()
+        found = self.calibrate(torch.cat([self.calm(context.mean(1)), facts], 1)).unbind(1)
+        scale, penalty = ((middle + most * (x / most).tanh()).exp() for x, (middle, most) in zip(found, BOUNDS))
+        return scale, penalty
 
 
 def ridge(rows: Tensor, targets: Tensor, trust: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from monai_hyper.networks.context import ContextEncoder
 from monai_hyper.networks.functional import bind, pad_high
 from monai_hyper.networks.generator import generator_for
 from monai_hyper.networks.mixing import shared
+from monai_hyper.networks.words import told
 from monai_hyper.types import Weights
 
 GLANCE, LEAST = 32, 24
@@ -92,7 +93,7 @@ class HyperClassifier(nn.Module):
         self.settings: dict = {}
         self.body = ClassifierBody() if body is None else body
         self.encoder = ContextEncoder(embedding_dim, prior_channels=None, smallest=1)
-        self.hypernetwork = generator_for(self.body, embedding_dim, depth=2)
+        self.hypernetwork = generator_for(self.body, embedding_dim, depth=2, reach=1.0)
         self.head = ClassHead(self.body.width, embedding_dim)
         self.apart = nn.Parameter(0.02 * torch.randn(embedding_dim))  # marks tokens of what sets classes apart
         self.listen = nn.Linear(TEXT_DIM, embedding_dim)
@@ -151,9 +152,7 @@ class HyperClassifier(nn.Module):
             mean = (share * means).sum(1)
             spread = (share * (means - mean[:, None]).square()).sum(1)
             found += [mean, (spread + 1e-6).sqrt() + self.apart]
-        told = (texts.abs().sum(-1) > 0).to(texts)
-        said = torch.einsum("tn,tnc->tc", told / told.sum(1, keepdim=True).clamp(min=1), texts)
+        described = (texts != 0).flatten(1).any(1, keepdim=True).to(texts)
+        heard = self.listen(told(texts)) * described
         count = torch.log1p(shown.sum((1, 2)) / shown.shape[2])[:, None, None]
-        return torch.cat(
-            [*found, (self.listen(said) * told.amax(1, keepdim=True))[:, None], self.encoder.shots(count)], 1
-        )
+        return torch.cat([*found, heard[:, None], self.encoder.shots(count)], 1)

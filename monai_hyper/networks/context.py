@@ -114,7 +114,7 @@ class ContextEncoder(nn.Module):
         """
         size, batch = list(images.shape[2:]), images.shape[0]
         x = torch.cat([images, masks, coordinates(size, images).expand(batch, -1, -1, -1, -1)], 1)
-        found = [self.down1(pad_small(x, self.smallest))]
+        found = [self.down1(pad_small(x, self.smallest, slices=True))]
         for level in (self.down2, self.down3, self.down4):
             found.append(level(found[-1]))
         cropped = [

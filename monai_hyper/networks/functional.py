@@ -57,15 +57,21 @@ def fit_field(x: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(x, size=size, mode="trilinear", align_corners=False)
 
 
-def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
-    """Repeat the last voxels of ``(B, C, D, H, W)`` until every side has ``smallest`` of them."""
+def pad_small(x: Tensor, smallest: int = SMALLEST_SIDE, slices: bool = False) -> Tensor:
+    """Repeat the last voxels of ``(B, C, D, H, W)`` until every side has ``smallest`` of them.
+
+    Args:
+        slices: whether an axis of one voxel stays as it is.
+    """
     if not torch.jit.is_scripting():
         if torch.jit.is_tracing():  # whether it is to be padded is known only when the exported network runs
             for axis in (2, 3, 4):
-                index = torch.arange(x.shape[axis] + (smallest - x.shape[axis]).clamp(min=0), device=x.device)
+                missing = (smallest - x.shape[axis]).clamp(min=0)
+                missing = missing * (x.shape[axis] > 1) if slices else missing
+                index = torch.arange(x.shape[axis] + missing, device=x.device)
                 x = x.index_select(axis, index.clamp(max=x.shape[axis] - 1))
             return x
-    return pad_high(x, [max(0, smallest - side) for side in x.shape[2:]])
+    return pad_high(x, [0 if slices and side == 1 else max(0, smallest - side) for side in x.shape[2:]])
 
 
 def pad_high(x: Tensor, by: list[int]) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.networks.functional import shapes_of
@@ -34,11 +35,15 @@ def mixed(base: Tensor, out_factors: tuple[Tensor, Tensor], in_factors: tuple[Te
 
 
 class FactorHead(nn.Module):
-    """Two ``(width, rank)`` factors from a token: the first starts at zero, the second orthonormal."""
+    """Two ``(width, rank)`` factors from a token: the first starts at zero, the second orthonormal.
 
-    def __init__(self, embedding_dim: int, width: int, rank: int) -> None:
+    Args:
+        reach: what the columns of the first are shorter than, those of the second are of length 1; None: any length.
+    """
+
+    def __init__(self, embedding_dim: int, width: int, rank: int, reach: float | None = None) -> None:
         super().__init__()
-        self.width, self.scale = width, 1 / math.sqrt(width)
+        self.width, self.scale, self.reach = width, 1 / math.sqrt(width), reach
         self.moving = nn.Linear(embedding_dim, width * rank)
         self.fixed = nn.Linear(embedding_dim, width * rank)
         nn.init.zeros_(self.moving.weight)
@@ -50,7 +55,11 @@ class FactorHead(nn.Module):
 
     def forward(self, token: Tensor) -> tuple[Tensor, Tensor]:
         """Factors ``(..., width, rank)`` of tokens ``(..., E)``; their product is the change of the channel mixing."""
-        return tuple(self.scale * head(token).unflatten(-1, (self.width, -1)) for head in (self.moving, self.fixed))
+        moving, fixed = (self.scale * head(token).unflatten(-1, (self.width, -1)) for head in (self.moving, self.fixed))
+        if self.reach is None:
+            return moving, fixed
+        shrunk = torch.rsqrt(1 + moving.square().sum(-2, keepdim=True) / self.reach**2)
+        return moving * shrunk, F.normalize(fixed, dim=-2)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class HyperNetwork(nn.Module):
             normalisations (``weight`` and ``bias`` of one axis, of the same layer) are generated; all other
             parameters stay as learned.
         embedding_dim: length ``E`` of a token.
-        rank: rank of the channel mixings.
+        rank: rank of the channel mixings; reach: of their factors, see :class:`FactorHead`.
 
     Example:
         >>> body = nn.Sequential(nn.Conv3d(2, 8, 3), nn.InstanceNorm3d(8, affine=True))
@@ -92,7 +101,9 @@ class HyperNetwork(nn.Module):
         True
     """
 
-    def __init__(self, shapes: Shapes, embedding_dim: int, rank: int = 8, depth: int = 3) -> None:
+    def __init__(
+        self, shapes: Shapes, embedding_dim: int, rank: int = 8, depth: int = 3, reach: float | None = None
+    ) -> None:
         super().__init__()
         self.convolutions = [name for name, shape in shapes.items() if len(shape) == 5]
         self.norms = [
@@ -110,10 +121,10 @@ class HyperNetwork(nn.Module):
             norm=nn.LayerNorm(embedding_dim, elementwise_affine=False),
             enable_nested_tensor=False,
         )
-        outs = {self.shapes[name][0] for name in self.convolutions}
-        ins = {self.shapes[name][1] for name in self.convolutions}
-        self.out_heads = nn.ModuleDict({str(w): FactorHead(embedding_dim, w, min(rank, w)) for w in sorted(outs)})
-        self.in_heads = nn.ModuleDict({str(w): FactorHead(embedding_dim, w, min(rank, w)) for w in sorted(ins)})
+        self.out_heads, self.in_heads = (
+            nn.ModuleDict({str(w): FactorHead(embedding_dim, w, min(rank, w), reach) for w in sorted(widths)})
+            for widths in map(set, zip(*(self.shapes[name][:2] for name in self.convolutions)))
+        )
         widths = {self.shapes[f"{name}.weight"][0] for name in self.norms}
         self.norm_heads = nn.ModuleDict({str(w): nn.Linear(embedding_dim, 2 * w) for w in sorted(widths)})
         for head in self.norm_heads.values():
@@ -156,7 +167,9 @@ class HyperNetwork(nn.Module):
         return Changes(mixings, affines)
 
 
-def generator_for(body: nn.Module, embedding_dim: int, rank: int = 8, depth: int = 3) -> HyperNetwork:
+def generator_for(
+    body: nn.Module, embedding_dim: int, rank: int = 8, depth: int = 3, reach: float | None = None
+) -> HyperNetwork:
     """The hypernetwork that fits ``body``.
 
     Raises:
@@ -165,4 +178,4 @@ def generator_for(body: nn.Module, embedding_dim: int, rank: int = 8, depth: int
     shapes = shapes_of(body)
     if not any(len(shape) == 5 for shape in shapes.values()):
         raise ValueError(f"{type(body).__name__} has no 3D convolution; expected at least one to generate.")
-    return HyperNetwork(shapes, embedding_dim, rank, depth)
+    return HyperNetwork(shapes, embedding_dim, rank, depth, reach)

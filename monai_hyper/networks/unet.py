@@ -59,9 +59,9 @@ class UNetBody(nn.Module):
 
         Returns:
             features at 1, 1/2, 1/4 and 1/8 of the grid, ``widths[i]`` channels each; sides shorter than
-            ``SMALLEST_SIDE`` come back with that size, what lies beyond the image is to be cropped.
+            ``SMALLEST_SIDE``, but for slices, come back with that size, what lies beyond the image is to be cropped.
         """
-        x = pad_small(x)
+        x = pad_small(x, slices=True)
         x0 = self.thin(x)
         x1 = self.down1(x)
         x2 = self.down2(x1)

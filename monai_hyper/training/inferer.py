@@ -10,7 +10,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from monai_hyper.synthesis.batch import TaskBatch
-from monai_hyper.training.loss import objective
+from monai_hyper.training.loss import HEARD, objective
 from monai_hyper.training.polish import polished_objective
 
 Infer = Callable[[TaskBatch, nn.Module], Iterator[tuple[Tensor, Tensor]]]
@@ -23,11 +23,17 @@ class TaskInferer(Inferer):
         precision: of the convolutions, "float32" or "bfloat16"; all else is float32.
         polish_steps: fewest and most gradient steps on a task's support before its queries are asked for, float32
             throughout; None: the networks as generated.
+        heard: see :data:`monai_hyper.training.loss.HEARD`.
     """
 
-    def __init__(self, precision: str = "float32", polish_steps: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        precision: str = "float32",
+        polish_steps: tuple[int, int] | None = None,
+        heard: tuple[float, float] = HEARD,
+    ) -> None:
         super().__init__()
-        self.precision, self.polish_steps = precision, polish_steps
+        self.precision, self.polish_steps, self.heard = precision, polish_steps, tuple(heard)
 
     def __call__(
         self, inputs: TaskBatch, network: nn.Module, *args: Any, **kwargs: Any
@@ -42,4 +48,4 @@ class TaskInferer(Inferer):
         if self.polish_steps is not None:
             return polished_objective(network, inputs, self.polish_steps)
         low = torch.autocast(inputs.images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        return objective(network, inputs, low)
+        return objective(network, inputs, low, self.heard)

@@ -27,6 +27,7 @@ from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.checkpoint import load_training, save_training
 from monai_hyper.training.inferer import Infer, TaskInferer
+from monai_hyper.training.loss import HEARD
 from monai_hyper.types import InputError
 from monai_hyper.workers import Worker, average_gradients, joined, mean_over_workers
 
@@ -64,10 +65,15 @@ class TrainConfig:
         body_rate, generator_rate: learning rates of the network that segments, and of everything else.
         voxels, budget, tasks: size of volumes and of tasks, and how many of those a step learns from in every process,
             see :class:`TaskSettings`.
+        families: how often each family of tasks is drawn; default: see ``FAMILIES`` of the tasks' plans.
         precision: of the convolutions, see ``PRECISIONS``; all else is float32.
         polish_steps: fewest and most gradient steps on a task's support that the loss is taken after, float32
             throughout; default: none, the loss is that of the networks as generated.
-        polish_rate: learning rate of the log step sizes of those. To learn nothing else, set the other two to 0.
+        polish_rate: learning rate of the log step sizes of those. To learn nothing else, set the other rates to 0.
+        heard: how often batches whose classes are described are of descriptions alone, and of volumes with
+            descriptions.
+        words_rate: learning rate of what descriptions are understood by; default: ``generator_rate``. To learn nothing
+            else, set the others to 0, and let ``heard`` sum to 1.
     """
 
     output: Path
@@ -88,9 +94,12 @@ class TrainConfig:
     voxels: tuple[int, int] = (20_000, 90_000)
     budget: int = 200_000
     tasks: int = 1
+    families: dict[str, float] | None = None
     precision: str = "float32"
     polish_steps: tuple[int, int] | None = None
     polish_rate: float = 0.02
+    heard: tuple[float, float] = HEARD
+    words_rate: float | None = None
 
 
 def check(config: TrainConfig) -> None:
@@ -139,6 +148,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     for name, parameter in model.named_parameters():
         rate = config.body_rate if name.startswith("body.") else config.generator_rate
         rate = 10 * rate if name.endswith("log_penalty") else rate
+        if name.startswith(("listen.", "speaker.")) and config.words_rate is not None:
+            rate = config.words_rate
         if name == "polish":
             rate = 0.0 if config.polish_steps is None else config.polish_rate
         if rate == 0:
@@ -168,8 +179,11 @@ def rate_factor(step: int, config: TrainConfig, last: int | None = None) -> floa
 def engine_of(config: TrainConfig, sources: Sources, device: str) -> Engine:
     """What draws the tasks of a run."""
     if config.method in CLASSIFIERS:
-        return ClassTaskEngine(sources, ClassTaskSettings(tasks=config.tasks), config.seed, device)
-    return TaskEngine(sources, TaskSettings(config.voxels, config.budget, tasks=config.tasks), config.seed, device)
+        return ClassTaskEngine(
+            sources, ClassTaskSettings(tasks=config.tasks, families=config.families), config.seed, device
+        )
+    settings = TaskSettings(config.voxels, config.budget, config.families, config.tasks)
+    return TaskEngine(sources, settings, config.seed, device)
 
 
 def train(config: TrainConfig, sources: Sources, model: nn.Module | None = None) -> Path:
@@ -216,7 +230,7 @@ class MetaTraining:
         config.output.mkdir(parents=True, exist_ok=True)
         self.config, self.engine, self.worker = config, engine, worker
         self.measure = "accuracy" if config.method in CLASSIFIERS else "dice"
-        self.infer = infer or TaskInferer(config.precision, config.polish_steps)
+        self.infer = infer or TaskInferer(config.precision, config.polish_steps, config.heard)
         self.model = model.to(worker.device, memory_format=torch.channels_last_3d).train()  # for faster convolutions
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         self.optimiser = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.generator_rate)
@@ -325,8 +339,9 @@ def train_step(
     torch.manual_seed(config.seed * 1_000_003 + step)
     optimiser.zero_grad(set_to_none=True)
     losses, scores = [], []
-    for loss, score in (infer or TaskInferer(config.precision, config.polish_steps))(batch, model):
-        loss.backward()
+    for loss, score in (infer or TaskInferer(config.precision, config.polish_steps, config.heard))(batch, model):
+        if loss.requires_grad:  # where words alone are learned, a batch without any teaches nothing
+            loss.backward()
         losses.append(loss.detach())
         scores.append(score)
     average_gradients(model)

@@ -41,38 +41,41 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return _loss(together(logits), together(labels))
 
 
-WORDS, BOTH = 0.25, 0.5
+HEARD = 0.25, 0.5
 """How often a batch is of descriptions alone where every class has one, and of volumes with descriptions."""
 
 
-def heard_of(batch: TaskBatch) -> str:
-    """What a network is generated from, drawn by chance: "volumes", "words" or "both"."""
+def heard_of(batch: TaskBatch, shares: tuple[float, float] = HEARD) -> str:
+    """What a network is generated from, drawn by chance: "volumes", "words" or "both"; shares: see ``HEARD``."""
     described = batch.texts.abs().sum(-1) > 0
     if not bool(described.any()):
         return "volumes"
     chance = float(torch.rand(()))
-    if chance < WORDS and bool(described.all()):
+    words, both = shares
+    if chance < words and bool(described.all()):
         return "words"
-    return "both" if chance > 1 - BOTH else "volumes"
+    return "both" if chance > 1 - both else "volumes"
 
 
-def batch_loss(model: HyperModel, batch: TaskBatch, low: torch.autocast | None = None) -> tuple[Tensor, Tensor]:
+def batch_loss(
+    model: HyperModel, batch: TaskBatch, low: torch.autocast | None = None, heard: tuple[float, float] = HEARD
+) -> tuple[Tensor, Tensor]:
     """Dice and focal loss on the queries, plus the leave-one-out loss on the support: the mean over the tasks.
 
-    Descriptions are withheld from half of the batches that have any; in some of those that describe every class they
+    Descriptions are withheld from some of the batches that have any; in some of those that describe every class they
     are all there is.
 
     Args:
-        low: see :func:`monai_hyper.networks.batched.segment_tasks`.
+        low: see :func:`monai_hyper.networks.batched.segment_tasks`; heard: see ``HEARD``.
 
     Returns:
         the loss, and the queries' logits ``(T, Q, N, D, H, W)``.
     """
-    heard = heard_of(batch)
-    if heard == "words":
+    source = heard_of(batch, heard)
+    if source == "words":
         logits = segment_told(model, batch, low)
         return segmentation_loss(logits, batch.labels[:, batch.shots :]), logits
-    logits, own = segment_tasks(model, batch if heard == "both" else replace(batch, texts=None), low)
+    logits, own = segment_tasks(model, batch if source == "both" else replace(batch, texts=None), low)
     asked, shown = batch.labels[:, batch.shots :], batch.labels[:, : batch.shots]
     return segmentation_loss(logits, asked) + SELF_WEIGHT * segmentation_loss(own, shown), logits
 
@@ -114,7 +117,10 @@ def one_class(episode: Episode) -> Episode:
 
 
 def objective(
-    model: nn.Module, batch: TaskBatch | ClassBatch, low: torch.autocast | None = None
+    model: nn.Module,
+    batch: TaskBatch | ClassBatch,
+    low: torch.autocast | None = None,
+    heard: tuple[float, float] = HEARD,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What meta-training descends, in parts that are summed, and the score of the queries of every part's tasks: Dice,
     or of classifiers the share that is right.
@@ -123,13 +129,13 @@ def objective(
     each one class, in float32.
 
     Args:
-        low: see :func:`monai_hyper.networks.batched.segment_tasks`.
+        low: see :func:`monai_hyper.networks.batched.segment_tasks`; heard: of segmentation, see ``HEARD``.
     """
     if isinstance(batch, ClassBatch):
         yield from class_objective(model, batch)
         return
     if isinstance(model, HyperModel):
-        loss, logits = batch_loss(model, batch, low)
+        loss, logits = batch_loss(model, batch, low, heard)
         yield loss, task_dice(logits, batch.labels[:, batch.shots :])
         return
     for task in range(len(batch.kinds)):

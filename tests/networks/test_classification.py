@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from monai_hyper.data.support import SupportSet
-from monai_hyper.networks.class_head import ridge
+from monai_hyper.networks.class_head import BOUNDS, ClassHead, ridge
 from monai_hyper.networks.classification import GLANCE, HyperClassifier, coarser
 from monai_hyper.networks.classifier import Classifier, ClassifierBody
 from monai_hyper.networks.convolution import Conv3d
@@ -114,6 +114,17 @@ def test_a_ridge_regression_tells_what_it_would_say_without_each_row():
         kept = [row for row in range(6) if row != left_out]
         without, _ = ridge(rows[:, kept], targets[:, kept], trust[:, kept], penalty)
         assert_close(own[0, left_out], without[0] @ rows[0, left_out])
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_scale_and_penalty_are_bounded_and_always_learn(size):
+    head = ClassHead(8, 16)
+    nn.init.normal_(head.calibrate[-1].weight)
+    found = head.scale_and_penalty(torch.full((5, 3), 4.0), size * torch.randn(5, 2, 16))
+    for values, (middle, most) in zip(found, BOUNDS):
+        assert bool(((values.log() - middle).abs() <= most).all())
+    sum(values.log().sum() for values in found).backward()
+    assert bool((head.calibrate[-1].bias.grad.abs() > 1e-6).all()), "no dead end"
 
 
 @pytest.mark.parametrize("side, stride", [(1, 1), (3, 1), (3, 2)])

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from monai_hyper.data.coarse import reduce
-from monai_hyper.networks.functional import bind, enlarge, fit_field, shapes_of
+from monai_hyper.networks.functional import bind, enlarge, fit_field, pad_small, shapes_of
 from monai_hyper.networks.head import features_at
 
 
@@ -70,3 +70,14 @@ def test_enlarging_what_was_reduced_keeps_place_and_size():
     x = torch.linspace(0, 1, 13).view(1, 1, 13, 1, 1).expand(1, 1, 13, 9, 7)
     back = enlarge(reduce(x, 2), 2, [13, 9, 7])
     assert_close(back[:, :, 1:-2], x[:, :, 1:-2])
+
+
+@pytest.mark.parametrize("size", [(40, 20, 1), (20, 1, 40), (5, 6, 7)])
+def test_slices_stay_slices_also_when_traced(size):
+    volume = torch.randn(1, 2, *size)
+    found = pad_small(volume, 32, slices=True)
+    assert list(found.shape[2:]) == [side if side == 1 else max(32, side) for side in size]
+    assert torch.equal(found[:, :, : size[0], : size[1], : size[2]], volume)
+    assert min(pad_small(volume, 32).shape[2:]) == 32
+    traced = torch.jit.trace(lambda x: pad_small(x, 32, True), torch.randn(1, 2, 33, 9, 3), check_trace=False)
+    assert torch.equal(traced(volume), found)

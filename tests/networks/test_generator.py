@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from monai_hyper.networks.functional import shapes_of
-from monai_hyper.networks.generator import generator_for, mixed
+from monai_hyper.networks.generator import FactorHead, generator_for, mixed
 from monai_hyper.networks.model import HyperModel
 
 
@@ -62,3 +62,15 @@ def test_what_is_neither_convolution_nor_normalisation_stays_as_learned(perturbe
 def test_a_body_without_convolutions_is_refused():
     with pytest.raises(ValueError, match="Linear has no 3D convolution"):
         generator_for(nn.Linear(3, 2), 16)
+
+
+def test_factors_of_bounded_reach_stay_within_it_however_long_the_token_is():
+    head = FactorHead(12, 16, 4, reach=0.5)
+    nn.init.normal_(head.moving.weight)
+    tokens = torch.randn(3, 12) * torch.tensor([[0.1], [1.0], [1000.0]])
+    moving, fixed = head(tokens)
+    assert_close(fixed.norm(dim=1), torch.ones(3, 4))
+    assert bool((moving.norm(dim=1) < 0.5 + 1e-6).all()) and bool((moving[2].norm(dim=0) > 0.499).all())
+    free = FactorHead(12, 16, 4)
+    free.load_state_dict(head.state_dict())
+    assert_close(moving[0], free(tokens)[0][0] / (1 + 4 * free(tokens)[0][0].square().sum(0)).sqrt())

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from monai_hyper.methods.meta import load_learner
 from monai_hyper.networks.model import HyperModel
 from monai_hyper.networks.released import load_model
 from monai_hyper.networks.unet import UNetBody
+from monai_hyper.synthesis.batch import TaskBatch
 from monai_hyper.synthesis.sources import Sources
 from monai_hyper.synthesis.tasks import TaskEngine, TaskSettings
 from monai_hyper.training.loop import (
@@ -226,11 +228,30 @@ def test_every_parameter_is_in_one_group_and_orthonormal_factors_do_not_decay():
 def test_the_configurations_that_ship_are_valid():
     for path in (ROOT / "monai_hyper" / "configs").glob("*.json"):
         config = TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
-        assert config.method == {"train": "hyper", "polish": "hyper", "classifier": "hyper-classifier"}.get(
-            path.stem, path.stem
-        )
+        others = {"train": "hyper", "polish": "hyper", "words": "hyper", "classifier": "hyper-classifier"}
+        assert config.method == others.get(path.stem, path.stem)
         assert config.steps > config.decay + config.warm_up
         make_model(config)
+
+
+def test_where_words_alone_are_learned_all_else_stays_as_it_is():
+    torch.manual_seed(5)
+    model = HyperModel(UNetBody(10, channels=(8, 8, 8, 8), thin=4), embedding_dim=16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.03 * torch.randn_like(parameter)
+    config = TrainConfig(Path(), body_rate=0, generator_rate=0, words_rate=1e-2, heard=(0.0, 1.0), warm_up=1)
+    optimiser = torch.optim.AdamW(parameter_groups(model, config), lr=0.01)
+    images, labels = torch.randn(1, 3, 1, 20, 20, 20), torch.zeros(1, 3, 1, 20, 20, 20).long()
+    labels[..., 5:12, 5:12, 5:12] = 1
+    batch = TaskBatch(images, labels, torch.zeros(1, 3, 3), 2, 1, False, ("a",), torch.randn(1, 1, 384))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train_step(model, optimiser, replace(batch, texts=None), 0, config)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "nothing was said"
+    train_step(model, optimiser, batch, 1, config)
+    train_step(model, optimiser, batch, 2, replace(config, heard=(1.0, 0.0)))
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if name.startswith(("listen.", "speaker."))}
 
 
 def test_the_command_trains_what_it_is_asked_for(tmp_path):
