@@ -340,8 +340,7 @@ def train_step(
     optimiser.zero_grad(set_to_none=True)
     losses, scores = [], []
     for loss, score in (infer or TaskInferer(config.precision, config.polish_steps, config.heard))(batch, model):
-        if loss.requires_grad:  # where words alone are learned, a batch without any teaches nothing
-            loss.backward()
+        loss.backward()
         losses.append(loss.detach())
         scores.append(score)
     average_gradients(model)
