@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TEMPERATURES = torch.logspace(-0.8, 0.8, 65)
+"""What temperatures are chosen from."""
+
 SPREAD = 0.5
 """Standard deviation of the logarithm of the temperature before any example is seen."""
 

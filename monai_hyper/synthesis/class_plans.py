@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -176,13 +176,9 @@ def _lesions(catalogue: Catalogue, layout: ClassLayout, told: bool, rng: np.rand
     lesions = _drawn_lesions([states[n] for n in layout.numbers], plan.extent, fewest, catalogue, rng)
     sized = {"small lesion": 1.0, "large lesion": 2.0}
     size = np.array([sized.get(states[n], 0.0) for n in layout.numbers])
-    plan = _with(plan, classes=[list(host.values)])
+    plan = replace(plan, classes=[list(host.values)])
     texts = said(states, host, rng) if told else None
     return ClassPlan("lesion", plan, frame, texts, lesions=lesions, size=size)
-
-
-def _with(plan: Plan, **changes) -> Plan:
-    return Plan(**{**plan.__dict__, **changes})
 
 
 def _drawn_lesions(
@@ -230,11 +226,11 @@ def _grades(catalogue: Catalogue, layout: ClassLayout, told: bool, rng: np.rando
 def _textures(catalogue: Catalogue, layout: ClassLayout, told: bool, rng: np.random.Generator) -> ClassPlan:
     """Grain, direction or strength of a texture inside of a structure."""
     host = _host(catalogue, rng)
-    plan = _with(_whole_plan("texture", [host] * layout.classes, catalogue, layout, rng), real=False)
+    plan = replace(_whole_plan("texture", [host] * layout.classes, catalogue, layout, rng), real=False)
     frame = looked_at(View((0.7, 1.2), moved=0.03), plan.middle, plan.extent, plan.total, layout, rng)
     own = _texture_classes(layout, rng)[layout.numbers]
     own = own * np.exp(0.06 * rng.standard_normal((layout.cases, 4)))
-    return ClassPlan("texture", _with(plan, classes=[list(host.values)]), frame, None, textures=own)
+    return ClassPlan("texture", replace(plan, classes=[list(host.values)]), frame, None, textures=own)
 
 
 def _texture_classes(layout: ClassLayout, rng: np.random.Generator) -> np.ndarray:
