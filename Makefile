@@ -47,9 +47,10 @@ benchmark-full: install
 	$(BIN)/python benchmarks/dev.py --data ../shared/data --output runs/benchmark --full
 
 bundles: install
-	for bundle in bundles/*/; do \
-	    $(BIN)/python -m monai_hyper.export.bundle_weights monai_hyper/weights/hyper_ctmr.safetensors $${bundle}models || exit 1; \
-	done
+	$(BIN)/python -m monai_hyper.export.bundle_weights monai_hyper/weights/hyper_ctmr.safetensors \
+	    bundles/hyper_ctmr_fewshot_segmentation/models
+	$(BIN)/python -m monai_hyper.export.bundle_weights monai_hyper/weights/hyper_classifier.safetensors \
+	    bundles/hyper_fewshot_classification/models
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache bundles/*/models

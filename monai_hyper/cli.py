@@ -42,6 +42,8 @@ def common(verb: Parser, *options: str) -> None:
                       "NAME=REGEX"},
         "--keep-identifiers": {"action": "store_true",
                                "help": "leave the patient's name and number in DICOM results"},
+        "--reliable": {"type": float, "default": 0.9, "metavar": "SHARE",
+                       "help": "of the answers that shall be right where one is given; 0: always answer"},
         "--weights": {"type": Path, "help": "weights of the model; default: the released ones"},
         "--device": {"default": "cpu", "help": "cpu or cuda"},
         "--overwrite": {"action": "store_true", "help": "replace existing results"},
@@ -68,16 +70,17 @@ def classify(verb: Parser) -> None:
     verb.add_argument("--support", type=Path, required=True,
                       help="folder with a sub-folder for every class, or CSV file: path, class, text")  # fmt: skip
     verb.add_argument("--query", type=Path, required=True, help="image, or folder of images")
-    verb.add_argument("--reliable", type=float, default=0.9, metavar="SHARE",
-                      help="of the answers that shall be right where one is given; 0: always answer")  # fmt: skip
-    common(verb, "--output", "--weights", "--device", "--overwrite")
+    common(verb, "--reliable", "--output", "--weights", "--device", "--overwrite")
 
 
 def adapt(verb: Parser) -> None:
-    """Write the network of a folder of annotated volumes as a MONAI bundle that runs without this package."""
+    """Write a generated network, or a classifier, as a MONAI bundle that runs without this package."""
+    verb.add_argument("--classifier", action="store_true", help="a classifier, of a --support as classify takes it")
     common(verb, "--support", "--text", "--absent-means", "--polish-seconds", "--classes", "--weights", "--device")
+    common(verb, "--reliable")
+    verb.set_defaults(absent_means=None, reliable=None)  # to tell what was asked for; the functions have their own
     verb.add_argument("--output", type=Path, required=True, help="folder of the bundle, which must not exist")
-    verb.add_argument("--name", help="of the bundle, for people; default: what it segments")
+    verb.add_argument("--name", help="of the bundle, for people; default: its classes")
     verb.add_argument("--polish", type=int, metavar="N", help="gradient steps on the support set")
     verb.add_argument("--onnx", action=argparse.BooleanOptionalAction,
                       help="ONNX beside TorchScript, in a minute more; default: if [onnx] is installed")  # fmt: skip
@@ -233,6 +236,26 @@ def show(result: object, as_json: bool) -> None:
         print(result)
 
 
+def adapt_either(options: dict) -> object:
+    """Call ``adapt`` or, with --classifier, ``adapt_classifier``, which takes other options.
+
+    Raises:
+        InputError: for an option of the other one.
+    """
+    from monai_hyper import commands
+
+    given = {name: value for name, value in options.items() if value is not None}
+    classifier = given.pop("classifier")
+    others = ("text", "absent_means", "classes", "polish", "polish_seconds") if classifier else ("reliable",)
+    for name in others:
+        if name in given:
+            option = f"--{name.replace('_', '-')}"
+            if classifier:
+                raise InputError(f"found --classifier and {option}; expected one of them. {option} is to segment.")
+            raise InputError(f"found {option} without --classifier; expected both or none. {option} is to classify.")
+    return (commands.adapt_classifier if classifier else commands.adapt)(**given, progress=note)
+
+
 def run(arguments: argparse.Namespace) -> object:
     """Call the function of a verb."""
     from monai_hyper import commands
@@ -240,6 +263,8 @@ def run(arguments: argparse.Namespace) -> object:
     options = {k: v for k, v in vars(arguments).items() if k not in ("verb", "json")}
     if arguments.verb == "info":
         return commands.info()
+    if arguments.verb == "adapt":
+        return adapt_either(options)
     if arguments.verb == "demo":
         from monai_hyper.demo import run_demo
 

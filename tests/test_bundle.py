@@ -24,7 +24,7 @@ from monai_hyper.evaluation.statistics import read_results
 from monai_hyper.export.bundle_weights import blank_target
 from monai_hyper.export.verify import CHECKS, monai_onnx_export, onnx, verify_bundle
 from monai_hyper.inference.pipeline import preprocess, read_support
-from monai_hyper.networks.released import RELEASED
+from monai_hyper.networks.released import RELEASED, RELEASED_CLASSIFIER
 from monai_hyper.synthesis.pack import write_pack
 from monai_hyper.synthesis.sources import Cohort, Sources, subject
 from monai_hyper.training.loop import WEIGHTS
@@ -61,9 +61,13 @@ def workflow_of(bundle: Path, **overrides):
 
 
 def test_make_bundles_calls_the_script_for_every_bundle():
-    recipe = re.search(r"^bundles:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M).group(1)
-    assert "monai_hyper.export.bundle_weights monai_hyper/weights/" + RELEASED.name in recipe
-    assert "bundles/*/" in recipe and "models ||" in recipe
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    recipe = re.search(r"^bundles:.*\n((?:\t.*\n)+)", text, re.M).group(1)
+    calls = re.findall(r"monai_hyper\.export\.bundle_weights\s+(\S+)\s+(\S+)", recipe)
+    weights = {"hyper_ctmr_fewshot_segmentation": RELEASED, "hyper_fewshot_classification": RELEASED_CLASSIFIER}
+    assert {folder.name for folder in (ROOT / "bundles").iterdir() if folder.is_dir()} == set(weights)
+    expected = {(path.relative_to(ROOT).as_posix(), f"bundles/{name}/models") for name, path in weights.items()}
+    assert set(calls) == expected and len(calls) == len(weights)
 
 
 def test_the_models_are_bare_state_dicts(bundle):

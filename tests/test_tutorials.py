@@ -20,7 +20,7 @@ def run(name: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 def test_every_tutorial_is_tested():
     found = {path.name for path in TUTORIALS.iterdir() if path.suffix in (".py", ".ipynb")}
-    assert found == {"first_segmentation.py", "two_hospitals.py", "adapt_and_deploy.ipynb"}
+    assert found == {"first_segmentation.py", "two_hospitals.py", "adapt_and_deploy.ipynb", "classify_and_deploy.py"}
 
 
 def test_first_segmentation(tmp_path, monkeypatch):
@@ -39,6 +39,15 @@ def test_two_hospitals(tmp_path, monkeypatch):
     assert table["north", "north"] > table["south", "north"] and table["south", "south"] > table["north", "south"]
     assert table["both", "south"] > table["north", "south"] and min(table.values()) > 0.4
     assert (tmp_path / "south_at_south.png").stat().st_size > 10_000
+
+
+def test_classify_and_deploy(tmp_path, monkeypatch):
+    found = run("classify_and_deploy.py", tmp_path, monkeypatch)
+    assert found["accuracy"] > 0.8 and 0 <= found["classifier"].expected_accuracy_ <= 1
+    assert found["table"].keys() == found["answers"].keys() and len(found["answers"]) == 9
+    for file, answer in found["answers"].items():
+        said = {name: float(found["table"][file][name]) for name in answer.probabilities}
+        assert said == answer.probabilities and found["table"][file]["class"] == (answer.name or "")
 
 
 def test_adapt_and_deploy(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """One function per verb of the command line."""
 
 from monai_hyper.commands.annotating import fetch, label
-from monai_hyper.commands.classifying import classify
+from monai_hyper.commands.classifying import adapt_classifier, classify
 from monai_hyper.commands.common import info, refuse_existing, versions
 from monai_hyper.commands.evaluating import bench, evaluate
 from monai_hyper.commands.segmenting import adapt, find_queries, segment, verify
@@ -9,6 +9,7 @@ from monai_hyper.commands.training import convert, pack, synth, train
 
 __all__ = [
     "adapt",
+    "adapt_classifier",
     "bench",
     "classify",
     "convert",

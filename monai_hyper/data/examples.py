@@ -265,7 +265,7 @@ def _refuse_copies(examples: Iterable[Example]) -> None:
     known: dict[tuple[str, ...], Example] = {}
     for example in examples:
         place = (str(example.image.resolve()), str(example.index))
-        for key in (place, (_content(example),)):
+        for key in (place, (fingerprint(example),)):
             other = known.setdefault(key, example)
             if other is example:
                 continue
@@ -280,7 +280,7 @@ def _refuse_copies(examples: Iterable[Example]) -> None:
             )
 
 
-def _content(example: Example) -> str:
+def fingerprint(example: Example) -> str:
     """SHA-256 of a file, of the files of a series in any order, or of one image of a stack."""
     if example.index is not None:
         picture = read_picture(example.image, example.index)

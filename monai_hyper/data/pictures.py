@@ -55,6 +55,27 @@ def is_dicom(path: str | Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def find_images(path: str | Path) -> list[Path]:
+    """Images to classify: a file, a folder of them, a folder of one DICOM series, or of such.
+
+    Raises:
+        InputError: if there is nothing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such query; expected an image or a folder of images. Check the path.")
+    if path.is_file():
+        return [path]
+    found = sorted(f for f in path.iterdir() if not f.name.startswith("."))
+    files = [f for f in found if f.is_file() and is_picture(f)]
+    if files and all(f.suffix.lower() in (".dcm", "") for f in files):
+        return [path]
+    images = files + [f for f in found if f.is_dir()]
+    if not images:
+        raise InputError(f"{path}: expected images, found none. Check the path and the files' suffixes.")
+    return images
+
+
 def read_picture(path: str | Path, index: int | None = None) -> MetaTensor:
     """Read an image.
 

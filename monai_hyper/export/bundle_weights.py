@@ -8,8 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from monai_hyper.data.tensors import halved, load_tensors
+from monai_hyper.networks.classification import HyperClassifier
+from monai_hyper.networks.classifier import Classifier
 from monai_hyper.networks.model import PRIOR_CHANNELS, HyperModel
-from monai_hyper.networks.released import load_model
+from monai_hyper.networks.released import load_classifier, load_model
 from monai_hyper.networks.unet import Target
 
 
@@ -23,6 +26,14 @@ def blank_target(model: HyperModel) -> Target:
     return target
 
 
+def blank_classifier(model: HyperClassifier) -> Classifier:
+    """The classifier that weights are generated for, before a support set is read: the body's own weights, two classes,
+    and a head of zeros."""
+    target = Classifier(model.body, 2)
+    nn.init.zeros_(target.head.weight)
+    return target
+
+
 def write_models(weights: Path, folder: Path) -> list[Path]:
     """Write ``hypernetwork.pt``, the model, and ``model.pt``, the target network as it is without a support set.
 
@@ -30,16 +41,20 @@ def write_models(weights: Path, folder: Path) -> list[Path]:
     is released, which keeps it below 25 MB.
 
     Args:
-        weights: safetensors file; folder: of the files, made if it is not there.
+        weights: safetensors file, of a model that segments or of one that classifies; folder: of the files, made if
+            it is not there.
 
     Raises:
-        InputError: if ``weights`` are not weights of this model.
+        InputError: if ``weights`` are weights of neither.
     """
-    model = load_model(weights)
+    if load_tensors(weights)[1].get("method") == HyperClassifier.method:
+        model = load_classifier(weights)
+        blank = blank_classifier(model).state_dict()
+    else:
+        model = load_model(weights)
+        blank = blank_target(model).state_dict()
     folder.mkdir(parents=True, exist_ok=True)
-    blank = blank_target(model).state_dict()
-    halved = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
-    for name, state in (("hypernetwork.pt", halved), ("model.pt", blank)):
+    for name, state in (("hypernetwork.pt", halved(model)), ("model.pt", blank)):
         torch.save({key: tensor.contiguous() for key, tensor in state.items()}, folder / name)
     return [folder / "hypernetwork.pt", folder / "model.pt"]
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.onnx.symbolic_helper import parse_args
 
 from monai_hyper.types import InputError
 
@@ -37,13 +41,58 @@ def write_onnx(network: nn.Module, path: Path, side: int = 48) -> None:
         path: of the file; its input is called "image", ``(1, 1, D, H, W)``, its output "logits", ``(1, N, D, H, W)``.
         side: of the volume that is traced.
     """
-    image = torch.rand(1, 1, side, side, side, generator=torch.Generator().manual_seed(0))
+    _export(network, (side,) * 3, path, {"image": AXES, "logits": AXES})
+
+
+def write_classifier_onnx(network: nn.Module, path: Path, grid: Sequence[int]) -> None:
+    """Write a classifier as ONNX that takes one prepared image at a time, all of one size.
+
+    Args:
+        network: from :meth:`monai_hyper.networks.classification.ConditionedClassifier.materialise`, on the CPU.
+        path: of the file; its input is called "image", ``(1, 1, *grid)``, its output "logits", ``(1, N)``.
+    """
+    with pooling():
+        _export(network, grid, path, None)
+
+
+def _export(network: nn.Module, grid: Sequence[int], path: Path, axes: Mapping | None) -> None:
+    image = torch.rand(1, 1, *grid, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of constants that are constants
         torch.onnx.export(
             network.eval(), (image,), str(path), dynamo=False, opset_version=OPSET, input_names=["image"],
-            output_names=["logits"], dynamic_axes={"image": AXES, "logits": AXES},
+            output_names=["logits"], dynamic_axes=axes,
         )  # fmt: skip
+
+
+@contextmanager
+def pooling() -> Iterator[None]:
+    """The exporter knows adaptive means of any size, where its own way only halves what is even."""
+    name = "aten::adaptive_avg_pool3d"
+    torch.onnx.register_custom_op_symbolic(name, _pooled, OPSET)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic(name, OPSET)
+
+
+@parse_args("v", "is")
+def _pooled(graph: Any, image: Any, size: list[int]) -> Any:
+    """Adaptive means as a product with a matrix along each axis."""
+    found = [mean_matrix(old, new) for old, new in zip(image.type().sizes()[2:], size)]
+    matrices = [graph.op("Constant", value_t=matrix) for matrix in found]
+    return graph.op("Einsum", image, *matrices, equation_s="bcdhw,xd,yh,zw->bcxyz")
+
+
+def mean_matrix(old: int, new: int) -> Tensor:
+    """``(new, old)``: what each of ``new`` adaptive means takes of ``old`` voxels.
+
+    Example:
+        >>> mean_matrix(3, 2)
+        tensor([[0.5000, 0.5000, 0.0000],
+                [0.0000, 0.5000, 0.5000]])
+    """
+    return torch.nn.functional.adaptive_avg_pool1d(torch.eye(old)[None], new)[0].T.contiguous()
 
 
 def run_onnx(path: Path, image: Tensor) -> Tensor:

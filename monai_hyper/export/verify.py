@@ -18,14 +18,14 @@ from monai.bundle import ConfigParser, ckpt_export, create_workflow, onnx_export
 from torch import nn
 
 from monai_hyper.export.deploy import LARGEST_MB, TEXTS
-from monai_hyper.export.onnx import OPSET, run_onnx
+from monai_hyper.export.onnx import OPSET, pooling, run_onnx
 from monai_hyper.types import InputError
 
 Check = Callable[[Path], str]
 """Takes the folder of a bundle and says what it found, or raises."""
 
 SHAPE = (40, 36, 44)
-"""Size of an image that forms of a network are compared by."""
+"""Size of an image that forms of a network are compared by; of a classifier the size that its metadata tell."""
 
 NEEDED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md")
 
@@ -163,16 +163,19 @@ def checkpoint_export(bundle: Path) -> str:
 
 
 def monai_onnx_export(bundle: Path) -> str:
-    """MONAI's ``onnx_export`` gives ONNX, by tracing: its other way knows no choices that depend on data."""
+    """MONAI's ``onnx_export`` gives ONNX, by tracing: its other way knows no choices that depend on data.
+
+    The exporter is told how to take means of odd sizes, see :func:`monai_hyper.export.onnx.pooling`.
+    """
     if find_spec("onnx") is None:
         raise Skip("needs onnx: pip install monai_hyper[onnx]")
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), pooling():
         warnings.simplefilter("ignore")  # of constants that are constants
         path, weights = Path(folder) / "model.onnx", str(bundle / "models" / "model.pt")
         how = {"dynamo": False, "opset_version": OPSET}
         onnx_export(
-            "network_def", str(path), weights, use_trace=True, input_shape=(1, 1, *SHAPE), converter_kwargs=how,
-            **configs_of(bundle),
+            "network_def", str(path), weights, use_trace=True, input_shape=(1, 1, *shape_of(bundle)),
+            converter_kwargs=how, **configs_of(bundle),
         )  # fmt: skip
         return f"{path.stat().st_size / 1e6:.1f} MB"
 
@@ -207,13 +210,19 @@ def compared(bundle: Path, other: Callable[[torch.Tensor], torch.Tensor]) -> str
     network = network_of(bundle).eval()
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True, map_location="cpu"))
     noise = torch.rand(1, 1, 7, 7, 7, generator=torch.Generator().manual_seed(0))
-    image = torch.nn.functional.interpolate(noise, SHAPE, mode="trilinear")  # smooth, as what aligns is
+    image = torch.nn.functional.interpolate(noise, shape_of(bundle), mode="trilinear")  # smooth, as what aligns is
     with torch.no_grad():
         one, two = network(image), other(image)
     apart = float((one - two).abs().max() / one.abs().max().clamp(min=1e-6))
     if apart > 1e-3:
         raise InputError(f"logits differ by {apart:.2g} of the largest")
     return f"logits differ by {apart:.1g} of the largest"
+
+
+def shape_of(bundle: Path) -> tuple[int, ...]:
+    """Size of an image that its network takes."""
+    sides = parser_of(bundle).get("_meta_")["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    return tuple(sides) if all(isinstance(side, int) for side in sides) else SHAPE
 
 
 def configs_of(bundle: Path) -> dict[str, str]:

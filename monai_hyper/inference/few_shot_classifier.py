@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,40 +11,23 @@ from torch import Tensor
 
 from monai_hyper.data.pictures import read_picture
 from monai_hyper.data.support import SupportSet
-from monai_hyper.inference.class_pipeline import ClassPlan, prepare, read_class_support
+from monai_hyper.inference.class_answer import ClassAnswer, answer_of
+from monai_hyper.inference.class_pipeline import read_class_support
+from monai_hyper.networks.classification import HyperClassifier
 from monai_hyper.networks.classifier import Classifier
 from monai_hyper.networks.doubt import fit_temperature, fit_threshold, judged
 from monai_hyper.networks.released import load_classifier
+from monai_hyper.transforms.pictures import ClassPlan, prepare
 
 RELIABLE = 0.9
 """Share of the answers that shall be right where one is given."""
-
-
-@dataclass(frozen=True)
-class ClassAnswer:
-    """What a classifier says of an image.
-
-    Args:
-        name: the most probable class, None where that is not probable enough.
-        probabilities: of every class, calibrated on the examples.
-        threshold: least probability of an answer.
-    """
-
-    name: str | None
-    probabilities: dict[str, float]
-    threshold: float
-
-    @property
-    def abstains(self) -> bool:
-        """Whether no class is probable enough."""
-        return self.name is None
 
 
 class FewShotClassifier:
     """Classify images after a few examples of each class, or after a description of it.
 
     Args:
-        weights: file of the model's weights; default: the released ones.
+        weights: file of the model's weights, or the model itself; default: the released weights.
         device: where to compute, such as "cpu" or "cuda".
         reliable: share of the answers that shall be right where one is given, 0 to 1; 0: always answer.
 
@@ -56,8 +38,14 @@ class FewShotClassifier:
         expected_accuracy_: share of the examples that the others classify rightly; None where no class has several.
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "cpu", reliable: float = RELIABLE) -> None:
-        self.model = load_classifier(None if weights is None else Path(weights)).to(device)
+    def __init__(
+        self,
+        weights: str | Path | HyperClassifier | None = None,
+        device: str | torch.device = "cpu",
+        reliable: float = RELIABLE,
+    ) -> None:
+        model = weights if isinstance(weights, HyperClassifier) else load_classifier(weights and Path(weights))
+        self.model = model.to(device)
         self.device, self.reliable = device, reliable
 
     @torch.no_grad()
@@ -109,7 +97,4 @@ class FewShotClassifier:
             RuntimeError: before :meth:`fit`.
         """
         found = self.probabilities(query if isinstance(query, MetaTensor) else read_picture(query))
-        best = int(found.argmax())
-        name = self.classes_[best] if float(found[best]) >= self.threshold_ else None
-        rounded = {c: round(p, 4) for c, p in zip(self.classes_, found.tolist())}
-        return ClassAnswer(name, rounded, self.threshold_)
+        return answer_of(found, self.classes_, self.threshold_)

@@ -10,6 +10,7 @@ from monai_hyper.transforms.classes import RenameClasses, RenameClassesd, Select
 from monai_hyper.transforms.grid import InvertToGrid, InvertToGridd, ResampleToGrid, ResampleToGridd
 from monai_hyper.transforms.intensity import HarmoniseIntensity, HarmoniseIntensityd, harmonise_ct, harmonise_mr
 from monai_hyper.transforms.labels import LogitsToLabels, LogitsToLabelsd
+from monai_hyper.transforms.pictures import PreparePictured, ReadPictured, prepare
 
 __all__ = [
     "HarmoniseIntensity",
@@ -18,10 +19,12 @@ __all__ = [
     "InvertToGridd",
     "LogitsToLabels",
     "LogitsToLabelsd",
+    "PreparePictured",
     "RandFieldOfView",
     "RandFieldOfViewd",
     "RandSupportAugment",
     "RandSupportAugmentd",
+    "ReadPictured",
     "RenameClasses",
     "RenameClassesd",
     "ResampleToGrid",
@@ -30,4 +33,5 @@ __all__ = [
     "SelectClassesd",
     "harmonise_ct",
     "harmonise_mr",
+    "prepare",
 ]

@@ -12,8 +12,9 @@ from PIL import Image
 
 from monai_hyper.cli import main
 from monai_hyper.data.examples import list_examples
-from monai_hyper.inference.class_pipeline import ClassPlan, make_class_plan, prepare, read_class_support
+from monai_hyper.inference.class_pipeline import make_class_plan, read_class_support
 from monai_hyper.inference.few_shot_classifier import FewShotClassifier
+from monai_hyper.transforms.pictures import ClassPlan, prepare
 from monai_hyper.types import InputError
 
 
