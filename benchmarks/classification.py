@@ -41,7 +41,8 @@ CHOSEN_BY = ("Tagalog",)
 
 SIDE = 64
 
-COVERAGES = (0.5, 0.7, 0.8, 0.9, 1.0)
+COVERAGES = tuple(round(0.05 * i, 2) for i in range(2, 21))
+"""Shares of the images that are answered, the most confident ones first, at which the share of errors is kept."""
 
 
 def alphabets(data: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -116,7 +117,10 @@ def draws(arguments: argparse.Namespace) -> None:
                     )
                     with path.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-    show_draws([json.loads(line) for line in path.read_text().splitlines()])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    show_draws(rows)
+    if arguments.picture:
+        draw_risk(rows, arguments.picture)
 
 
 def drawn(known: ImageSet, shots: int, draw: int) -> SupportSet:
@@ -142,11 +146,18 @@ def scored(method: ClassMethod, support: SupportSet, queries: Tensor, labels: Te
         "auc": auc(raw, labels),
         "accuracy": float((raw.argmax(1) == labels).float().mean()),
         "ece": expected_calibration_error(raw, labels),
+        "risk_at": risk_at(raw, labels),
         "fit_seconds": seconds,
     }
     if isinstance(network, ConditionedClassifier):
         row |= doubts(network, support, logits, labels)
     return row
+
+
+def risk_at(probabilities: Tensor, labels: Tensor) -> list[float]:
+    """Share of errors at every coverage of ``COVERAGES``."""
+    _, risk = risk_coverage(probabilities, labels)
+    return [float(risk[max(1, round(share * len(risk))) - 1]) for share in COVERAGES]
 
 
 def doubts(network: ConditionedClassifier, support: SupportSet, logits: Tensor, labels: Tensor) -> dict:
@@ -158,16 +169,12 @@ def doubts(network: ConditionedClassifier, support: SupportSet, logits: Tensor, 
     threshold = fit_threshold(own / temperature, shown, RELIABLE)
     answered = calibrated.max(1).values >= threshold
     right = calibrated.argmax(1) == labels
-    _, risk = risk_coverage(calibrated, labels)
-    at = [float(risk[round(share * len(risk)) - 1]) for share in COVERAGES]
     return {
         "ece_calibrated": expected_calibration_error(calibrated, labels),
         "temperature": temperature,
         "threshold": threshold,
         "answered": float(answered.float().mean()),
         "accuracy_answered": float(right[answered].float().mean()) if answered.any() else None,
-        "risk_at": dict(zip(map(str, COVERAGES), at)),
-        "area_under_risk": float(risk.mean()),
         "expected_accuracy": float((own.argmax(1) == shown).float().mean()) if len(own) else None,
     }
 
@@ -184,6 +191,28 @@ def show_draws(rows: list[dict]) -> None:
             mean, half = mean_interval(values) if values else (float("nan"), 0.0)
             cells.append(f"{mean:.3f} ± {half:.3f}" if values else "")
         print(f"| {name} | {shots} | {len(mine)} | " + " | ".join(cells) + " |", flush=True)
+
+
+def draw_risk(rows: list[dict], path: Path) -> None:
+    """Risk against coverage of every method, a panel for every number of examples."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shots = sorted({row["shots"] for row in rows})
+    figure, panels = pyplot.subplots(1, len(shots), figsize=(4.2 * len(shots), 3.4), sharey=True, squeeze=False)
+    for panel, number in zip(panels[0], shots):
+        for name in dict.fromkeys(row["method"] for row in rows):
+            mine = [row["risk_at"] for row in rows if (row["method"], row["shots"]) == (name, number)]
+            if mine:
+                width = 2.5 if name == "hyper" else 1
+                panel.plot(COVERAGES, torch.tensor(mine).mean(0), label=name, linewidth=width)
+        panel.set(title=f"{number} examples a class", xlabel="share answered", xlim=(0, 1), ylim=(0, None))
+    panels[0][0].set_ylabel("share of errors among them")
+    panels[0][-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -211,6 +240,7 @@ def main() -> None:
     three.add_argument("--shots", type=int, nargs="+", default=[5, 20])
     three.add_argument("--draws", type=int, default=20)
     three.add_argument("--output", type=Path, required=True)
+    three.add_argument("--picture", type=Path, help="of risk against coverage")
     three.set_defaults(run=draws)
     for verb in (one, two):
         verb.add_argument("--data", type=Path, default=Path("../shared/data/benchmarks"))

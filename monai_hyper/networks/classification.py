@@ -16,7 +16,7 @@ from monai_hyper.networks.class_head import ClassHead
 from monai_hyper.networks.classifier import Classifier, ClassifierBody
 from monai_hyper.networks.context import ContextEncoder
 from monai_hyper.networks.functional import bind, pad_high
-from monai_hyper.networks.generator import generator_for
+from monai_hyper.networks.generator import Standard, generator_for
 from monai_hyper.networks.mixing import shared
 from monai_hyper.networks.words import told
 from monai_hyper.types import Weights
@@ -95,7 +95,7 @@ class HyperClassifier(nn.Module):
         self.encoder = ContextEncoder(embedding_dim, prior_channels=None, smallest=1)
         self.hypernetwork = generator_for(self.body, embedding_dim, depth=2, reach=1.0)
         self.head = ClassHead(self.body.width, embedding_dim)
-        self.apart = nn.Parameter(0.02 * torch.randn(embedding_dim))  # marks tokens of what sets classes apart
+        self.standard = Standard(2 * len(self.encoder.embed), embedding_dim)
         self.listen = nn.Linear(TEXT_DIM, embedding_dim)
 
     def condition(self, support: SupportSet) -> ConditionedClassifier:
@@ -151,7 +151,7 @@ class HyperClassifier(nn.Module):
             share = (present / present.sum(1, keepdim=True))[..., None, None]
             mean = (share * means).sum(1)
             spread = (share * (means - mean[:, None]).square()).sum(1)
-            found += [mean, (spread + 1e-6).sqrt() + self.apart]
+            found.append(self.standard(torch.cat([mean, (spread + 1e-6).sqrt()], 1)))
         described = (texts != 0).flatten(1).any(1, keepdim=True).to(texts)
         heard = self.listen(told(texts)) * described
         count = torch.log1p(shown.sum((1, 2)) / shown.shape[2])[:, None, None]

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_hyper.networks.functional import shapes_of
@@ -38,7 +37,7 @@ class FactorHead(nn.Module):
     """Two ``(width, rank)`` factors from a token: the first starts at zero, the second orthonormal.
 
     Args:
-        reach: what the columns of the first are shorter than, those of the second are of length 1; None: any length.
+        reach: what the Frobenius norm of their product stays below; None: it is free.
     """
 
     def __init__(self, embedding_dim: int, width: int, rank: int, reach: float | None = None) -> None:
@@ -58,8 +57,8 @@ class FactorHead(nn.Module):
         moving, fixed = (self.scale * head(token).unflatten(-1, (self.width, -1)) for head in (self.moving, self.fixed))
         if self.reach is None:
             return moving, fixed
-        shrunk = torch.rsqrt(1 + moving.square().sum(-2, keepdim=True) / self.reach**2)
-        return moving * shrunk, F.normalize(fixed, dim=-2)
+        square = ((moving.mT @ moving) * (fixed.mT @ fixed)).sum((-2, -1), keepdim=True)  # of the norm of the product
+        return moving * torch.rsqrt(1 + square / self.reach**2), fixed
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,42 @@ class Changes:
     affines: dict[str, tuple[Tensor, Tensor]]
 
 
+class Standard(nn.Module):
+    """Tokens as deviations from what they usually are, in units of how much they usually differ between tasks.
+
+    What is the same for all tasks is the body's to learn; here only what tells tasks apart goes on. Moments are moving
+    means over tasks in training, and no gradient passes through them.
+
+    Args:
+        shape: of the tokens of a task.
+    """
+
+    PACE, MOST = 0.01, 4.0
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(T, *shape)`` of tokens ``(T, *shape)``, softly kept within ``MOST`` deviations."""
+        if self.training:
+            self._learn(tokens.detach())
+        apart = (tokens - self.mean) * torch.rsqrt(self.variance + 1e-6)
+        return self.MOST * torch.tanh(apart / self.MOST)
+
+    @torch.no_grad()
+    def _learn(self, tokens: Tensor) -> None:
+        self.seen += 1
+        pace = torch.clamp(1 / self.seen, min=self.PACE)
+        before = tokens - self.mean
+        self.mean += pace * before.mean(0)
+        first = self.seen == 1  # what is far from zero then is no sign of what differs
+        square = torch.where(first, (tokens - self.mean).square(), before.square()).mean(0)
+        self.variance += torch.where(first, torch.ones_like(pace), pace) * (square - self.variance)
+
+
 class HyperNetwork(nn.Module):
     """Generate the weights of a body from the tokens of a task, by changing what the body has learned.
 
@@ -91,7 +126,8 @@ class HyperNetwork(nn.Module):
             normalisations (``weight`` and ``bias`` of one axis, of the same layer) are generated; all other
             parameters stay as learned.
         embedding_dim: length ``E`` of a token.
-        rank: rank of the channel mixings; reach: of their factors, see :class:`FactorHead`.
+        rank: rank of the channel mixings.
+        reach: of their factors, see :class:`FactorHead`; with one, tokens of layers are :class:`Standard`.
 
     Example:
         >>> body = nn.Sequential(nn.Conv3d(2, 8, 3), nn.InstanceNorm3d(8, affine=True))
@@ -121,6 +157,8 @@ class HyperNetwork(nn.Module):
             norm=nn.LayerNorm(embedding_dim, elementwise_affine=False),
             enable_nested_tensor=False,
         )
+        count = len(self.layers)
+        self.standard = nn.Identity() if reach is None else Standard(count, embedding_dim)
         self.out_heads, self.in_heads = (
             nn.ModuleDict({str(w): FactorHead(embedding_dim, w, min(rank, w), reach) for w in sorted(widths)})
             for widths in map(set, zip(*(self.shapes[name][:2] for name in self.convolutions)))
@@ -155,7 +193,7 @@ class HyperNetwork(nn.Module):
             context: tokens of every task, ``(T, M, E)``.
         """
         layers = self.layers.expand(context.shape[0], -1, -1)
-        tokens = self.transformer(torch.cat([layers, context], 1))
+        tokens = self.standard(self.transformer(torch.cat([layers, context], 1))[:, : len(self.layers)])
         mixings, affines = {}, {}
         for i, name in enumerate(self.convolutions):
             out, inward = self.shapes[name][:2]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from monai_hyper.data.tensors import load_parameters, load_tensors, save_tensors
+from monai_hyper.data.tensors import halved, load_parameters, load_tensors, save_tensors
 from monai_hyper.methods.classify.learners import CLASS_LEARNERS
 from monai_hyper.methods.imaml import IMamlLearner
 from monai_hyper.methods.maml import MamlLearner
@@ -282,9 +282,7 @@ class MetaTraining:
             "config": {name: str(value) for name, value in asdict(config).items()},
         }
         save_training(config.output / STATE, model, self.average, self.optimiser, facts)
-        weights = self.average.module.state_dict()
-        halved = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
-        save_tensors(halved, config.output / WEIGHTS, facts)
+        save_tensors(halved(self.average.module), config.output / WEIGHTS, facts)
 
     def close(self) -> None:
         """End the log."""

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from monai_hyper.networks.functional import shapes_of
-from monai_hyper.networks.generator import FactorHead, generator_for, mixed
+from monai_hyper.networks.generator import FactorHead, Standard, generator_for, mixed
 from monai_hyper.networks.model import HyperModel
 
 
@@ -67,10 +67,26 @@ def test_a_body_without_convolutions_is_refused():
 def test_factors_of_bounded_reach_stay_within_it_however_long_the_token_is():
     head = FactorHead(12, 16, 4, reach=0.5)
     nn.init.normal_(head.moving.weight)
-    tokens = torch.randn(3, 12) * torch.tensor([[0.1], [1.0], [1000.0]])
+    tokens = torch.randn(3, 12) * torch.tensor([[0.01], [1.0], [1000.0]])
     moving, fixed = head(tokens)
-    assert_close(fixed.norm(dim=1), torch.ones(3, 4))
-    assert bool((moving.norm(dim=1) < 0.5 + 1e-6).all()) and bool((moving[2].norm(dim=0) > 0.499).all())
+    norms = torch.linalg.matrix_norm(moving @ fixed.mT)
+    assert bool((norms < 0.5 + 1e-6).all()) and norms[2] > 0.499
     free = FactorHead(12, 16, 4)
     free.load_state_dict(head.state_dict())
-    assert_close(moving[0], free(tokens)[0][0] / (1 + 4 * free(tokens)[0][0].square().sum(0)).sqrt())
+    u, v = free(tokens)
+    size = torch.linalg.matrix_norm(u @ v.mT, keepdim=True)
+    assert_close(moving, u / (1 + 4 * size.square()).sqrt())
+    assert_close(fixed, v)
+
+
+def test_tokens_become_deviations_from_what_is_usual():
+    torch.manual_seed(0)
+    standard = Standard(5, 7)
+    usual, spread = 30 * torch.randn(5, 7), torch.rand(5, 7) * 1e-2 + 1e-3
+    for _ in range(400):
+        standard(usual + spread * torch.randn(4, 5, 7))
+    standard.eval()
+    found = standard(usual + spread * torch.randn(500, 5, 7))
+    assert float(found.mean(0).abs().max()) < 0.6 and 0.7 < float(found.std(0).mean()) < 1.3
+    assert torch.equal(standard(usual[None]), standard(usual.expand(3, -1, -1))[1:2]), "as alone, so among others"
+    assert float(standard(usual[None] + 1e6).max()) <= standard.MOST
