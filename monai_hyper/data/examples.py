@@ -18,6 +18,9 @@ from monai_hyper.types import InputError
 
 _COLUMNS = ("path", "class", "text", "index")
 
+RESERVED = ("query", "class")
+"""Columns of tables of results, beside one for every class."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -83,6 +86,10 @@ def list_examples(path: str | Path) -> LabelledExamples:
         )
     shown = {example.label for example in examples}
     for name in classes:
+        if name in RESERVED:
+            raise InputError(
+                f"{path}: a class is called '{name}', which is a column of the results. Call it something else."
+            )
         if name not in shown and name not in texts:
             raise InputError(
                 f"{path}: expected an example or a text for class '{name}', found none. Add one, or drop the class."

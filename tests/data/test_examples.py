@@ -109,6 +109,12 @@ def test_one_class_is_no_task(tmp_path):
         list_examples(table(tmp_path, "path,class", "only/a.png,x"))
 
 
+def test_a_class_cannot_be_called_as_a_column_of_the_results(folder):
+    (folder / "query").mkdir()
+    with pytest.raises(InputError, match="a class is called 'query', which is a column"):
+        list_examples(folder)
+
+
 @pytest.mark.parametrize("name", ["nothing", "nothing.csv", "list.tsv"])
 def test_neither_folder_nor_csv(tmp_path, name):
     (tmp_path / "list.tsv").write_text("path\tclass\n")
