@@ -100,3 +100,10 @@ def average_gradients(model: nn.Module) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     mean_over_workers([parameter.grad for parameter in learning])
+
+
+def average_statistics(model: nn.Module) -> None:
+    """Let all processes hold the mean of what their modules have seen, as moving means in buffers are."""
+    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if statistics:
+        mean_over_workers(statistics)

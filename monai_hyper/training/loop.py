@@ -29,7 +29,7 @@ from monai_hyper.training.checkpoint import load_training, save_training
 from monai_hyper.training.inferer import Infer, TaskInferer
 from monai_hyper.training.loss import HEARD
 from monai_hyper.types import InputError
-from monai_hyper.workers import Worker, average_gradients, joined, mean_over_workers
+from monai_hyper.workers import Worker, average_gradients, average_statistics, joined, mean_over_workers
 
 
 class Engine(Protocol):
@@ -256,6 +256,7 @@ class MetaTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * rate_factor(self.step, self.config, self.last)
         loss, scores = train_step(self.model, self.optimiser, batch, self.step, self.config, self.infer)
+        average_statistics(self.model)
         self.average.update_parameters(self.model)
         # all processes must agree on what is shown and on when to end
         found = [loss, sum(scores) / len(scores), time.perf_counter() - self.begun]
