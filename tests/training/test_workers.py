@@ -93,3 +93,25 @@ def test_only_the_first_process_writes(runs):
     logs = [[path.name for path in folder.iterdir() if path.name.startswith("events")] for folder in runs]
     assert [len(found) for found in logs] == [1, 1]
     assert all((folder / WEIGHTS).exists() for folder in runs)
+
+
+STATISTICS = """
+import sys
+import torch
+from monai_hyper.networks.generator import Standard
+from monai_hyper.workers import average_statistics, joined
+
+with joined("cpu") as worker:
+    standard = Standard(3)
+    standard(torch.tensor([[0.0, 1.0, 2.0]]) + 4 * worker.rank)
+    average_statistics(standard)
+    assert standard.mean.tolist() == [2.0, 3.0, 4.0] and float(standard.seen) == 1, standard.mean
+"""
+
+
+def test_statistics_are_those_of_all_processes(tmp_path):
+    (tmp_path / "run.py").write_text(STATISTICS, encoding="utf-8")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "run.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *command], capture_output=True, encoding="utf-8", cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
